@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Interrupt lines: a wired OR of up to 32 sources, and one sink.
+ *
+ * A line is one 64-bit atomic word: a bit for each source that asserts it, and a count of rises
+ * (changes of the OR from 0 to 1, and pulses). Setting a source is one compare-and-swap; then the
+ * sink is notified, and pulls the word: it never receives a level as a value, so a slow setter
+ * can't overwrite a newer level. Edges are counted, so none is lost and none is seen twice: an
+ * edge-sensitive sink remembers the rises it has consumed.
+ *
+ * Order: what one thread does to one line is seen in that order. When a raise returns, the sink has
+ * it in its state or in its inbox. Behind a posted write of the same chain, raises are posted too
+ * (as "look at the source again", never as a value).
+ *
+ * Threads: set, pulse and read from any thread with a context, in callbacks, sections and under
+ * device locks; lock-free. Creating and connecting: control threads, before sources are used.
+ */
+#ifndef BUSBAR_ENGINE_LINE_H
+#define BUSBAR_ENGINE_LINE_H
+
+#include "engine.h"
+
+BB_BEGIN_DECLS
+
+struct bb_line;
+struct bb_source;
+
+enum { BB_LINE_SOURCES_MAX = 32 };
+
+struct bb_line_state {
+    bool level;     /* at least one source asserts it */
+    uint32_t rises; /* count of rises so far, modulo 2^32 */
+};
+
+/* What a line is connected to. */
+struct bb_line_sink {
+    /*
+     * The line may have changed: pull it with bb_line_read(). May be called from several threads at
+     * once for one line; must publish what it found and then pull again until nothing changed.
+     * Called in sections and under other devices' locks: lock-free. A sink whose state needs its
+     * device's lock calls bb_device_notify() here, which uses the device's inbox.
+     */
+    void (*notify)(struct bb_ctx *ctx, void *opaque, unsigned pin);
+    void *opaque;
+    unsigned pin;
+};
+
+/*
+ * Creates a line without sources. `sink` is copied; NULL connects it to nothing (it can still be
+ * read). Returns BB_OK, BB_E_INVAL without a name, BB_E_NOMEM. Lifetime: until bb_line_destroy().
+ */
+BB_API int bb_line_create(struct bb_ctx *ctx, const char *name, const struct bb_line_sink *sink,
+                          struct bb_line **line, struct bb_error *err);
+
+/* Frees a line after a grace period. BB_E_STATE while it has sources. */
+BB_API int bb_line_destroy(struct bb_ctx *ctx, struct bb_line *line, struct bb_error *err);
+
+/*
+ * Adds a source of `device` (which withdraws and frees it when it is removed). BB_E_LIMIT past 32
+ * sources: connect a second line's sink to a source of the first. `line` NULL makes a source that
+ * goes nowhere, so that a device needs no special case for an unconnected output.
+ */
+BB_API int bb_source_create(struct bb_ctx *ctx, struct bb_device *device, struct bb_line *line,
+                            struct bb_source **source, struct bb_error *err);
+
+/* Sets the level that this source drives. Lock-free; nothing where it is unchanged. */
+BB_API void bb_source_set(struct bb_ctx *ctx, struct bb_source *source, bool level);
+
+/* One rise and fall at once: counted as an edge if the line was low. */
+BB_API void bb_source_pulse(struct bb_ctx *ctx, struct bb_source *source);
+
+/* The level that this source drives now. */
+BB_API bool bb_source_level(const struct bb_source *source);
+
+/* The line's level and rises, as of one moment. Wait-free. */
+BB_API struct bb_line_state bb_line_read(const struct bb_line *line);
+BB_API const char *bb_line_name(const struct bb_line *line);
+
+BB_END_DECLS
+
+#endif

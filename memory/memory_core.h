@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What engine/ needs of memory/: the region's layout, the published view, and the inlined lookup.
+ * Not installed.
+ *
+ * The view. One immutable root per map, published by one release store, holds for every space its
+ * generation and the tagged pointer to its radix tree. A tree node has 64 slots, one for each
+ * value of six address bits; levels that would have a single child are left out (the leaf's own
+ * bounds are checked in the end, so skipped bits need no check on the way down). A slot word is
+ *   0                         nothing below
+ *   leaf pointer | 63         a struct bb_flat_, 64-byte aligned
+ *   node pointer | shift      a struct bb_node_, 64-byte aligned; shift 0, 6, ... 60
+ * so that the shift by which the address is moved is the slot word itself (x86 masks it).
+ *
+ * Invariants:
+ *  1. Nodes, leaves and roots reachable from a published root never change.
+ *  2. A generation is given to one view of one space once in the engine's life; a last-hit entry
+ *     with the generation of the view that the reader just loaded describes a leaf of that view,
+ *     which the reader's section keeps alive.
+ *  3. What a commit replaced is freed after a grace period that began after the new root was
+ *     published.
+ */
+#ifndef BUSBAR_MEMORY_CORE_H
+#define BUSBAR_MEMORY_CORE_H
+
+#include "../rcu/rcu_core.h"
+#include "region.h"
+#include "space.h"
+
+enum {
+    BB_RADIX_BITS_ = 6,
+    BB_RADIX_SLOTS_ = 64,
+    BB_RADIX_LEAF_TAG_ = 63,
+    BB_HIT_SPACES_ = 8, /* spaces share entries beyond this many; generations keep them apart */
+    BB_HIT_WAYS_ = 4,
+};
+
+enum bb_region_kind_ { BB_REGION_IO_, BB_REGION_RAM_ };
+
+struct bb_region {
+    /* Immutable after creation; read by the access path. */
+    int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
+    int (*write)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value);
+    void *opaque;
+    struct bb_device *owner;  /* opaque here; NULL for RAM */
+    uint32_t owner_id;        /* for ctx->device_id */
+    uint8_t kind;             /* enum bb_region_kind_ */
+    uint8_t klass;            /* enum bb_class */
+    uint8_t fast_sizes;       /* OR of the sizes for which an aligned access goes straight to the
+                                 callbacks: valid, implemented, native endianness, both non-NULL
+                                 callbacks */
+    bool reentrant;
+    uint8_t *host;            /* RAM: first byte; else NULL */
+    uint64_t size_bytes;
+    struct bb_access_rules rules; /* normalised: no zero sizes */
+    bool read_only;
+    bool host_owned;          /* RAM that busbar mapped itself */
+    const struct bb_path_row *paths;
+    size_t path_count;
+    char name[BB_CTX_NAME_BYTES];
+    /* Guarded by the map's lock. */
+    struct bb_space *space;   /* where it is mapped; NULL: nowhere */
+    bb_gpa_t gpa;
+    bool removing;
+};
+
+/* One mapped range: a leaf of the tree. */
+struct bb_flat_ {
+    bb_gpa_t first;
+    uint64_t last_offset; /* size - 1 */
+    struct bb_region *region;
+    uint64_t region_offset; /* of `first` inside the region */
+    struct bb_rcu_head head;
+};
+
+struct bb_node_ {
+    uintptr_t slot[BB_RADIX_SLOTS_];
+    uint64_t txn;       /* the commit that made it; it alone may change it before publication */
+    struct bb_rcu_head head;
+};
+
+struct bb_view_ {
+    uint64_t generation; /* never 0 */
+    uintptr_t tree;      /* a slot word */
+};
+
+struct bb_root_ {
+    struct bb_rcu_head head;
+    size_t bytes;
+    struct bb_view_ view[]; /* by space index */
+};
+
+struct bb_space {
+    uint32_t index;     /* immutable from here to name */
+    uint8_t hit_shift;  /* 12 for MMIO, 3 for PIO: spreads neighbours over the ways */
+    uint8_t kind;
+    uint64_t last;      /* highest address */
+    uint64_t unassigned; /* what a read of nothing yields: all ones or zero */
+    char name[BB_CTX_NAME_BYTES];
+};
+
+struct bb_map {
+    struct bb_root_ *root; /* (a) published by commit under `lock`; read in sections */
+    struct bb_rcu *rcu;
+    struct bb_heap *heap;
+    struct bb_lock lock;   /* rank MAP: one writer */
+    /* Guarded by `lock`. */
+    uint64_t generation;   /* last given out */
+    uint64_t txn;          /* last commit number */
+    struct bb_space *space[BB_SPACES_MAX];
+    uint32_t space_count;
+};
+
+struct bb_hit_ {
+    uint64_t generation; /* 0: empty */
+    bb_gpa_t first;
+    uint64_t last_offset;
+    struct bb_region *region;
+    uint64_t region_offset;
+};
+
+/* memory's part of a context. */
+struct bb_mem_ctx_ {
+    struct bb_ctx base;
+    struct bb_map *map; /* immutable */
+    struct bb_hit_ hits[BB_HIT_SPACES_][BB_HIT_WAYS_]; /* owner only */
+};
+
+static inline struct bb_mem_ctx_ *bb_mem_ctx_(struct bb_ctx *ctx)
+{
+    return (struct bb_mem_ctx_ *)(void *)ctx;
+}
+
+int bb_map_create_(struct bb_rcu *rcu, struct bb_heap *heap, struct bb_map **map,
+                   struct bb_error *err);
+/* The last: no contexts are left, all regions are unmapped. */
+void bb_map_destroy_(struct bb_map *map);
+
+/*
+ * Walks the tree of `view` for `gpa`. Returns the leaf that holds it or NULL. In a read section;
+ * wait-free: at most 11 steps.
+ */
+static inline const struct bb_flat_ *bb_view_find_(const struct bb_view_ *view, bb_gpa_t gpa)
+{
+    uintptr_t word = view->tree;
+
+    while ((word & 63) != BB_RADIX_LEAF_TAG_) {
+        if (word == 0) {
+            return NULL;
+        }
+        const struct bb_node_ *node = (const struct bb_node_ *)(word & ~(uintptr_t)63);
+        word = node->slot[(gpa >> (word & 63)) & (BB_RADIX_SLOTS_ - 1)];
+    }
+    const struct bb_flat_ *leaf = (const struct bb_flat_ *)(word & ~(uintptr_t)63);
+    return gpa - leaf->first <= leaf->last_offset ? leaf : NULL;
+}
+
+/* Looks `gpa` up in the tree and remembers it in `hit`. Returns `hit`, or NULL: nothing there. */
+const struct bb_hit_ *bb_map_find_slow_(const struct bb_view_ *view, struct bb_hit_ *hit,
+                                        bb_gpa_t gpa);
+
+/* What lies at `gpa`, or NULL. In a read section; valid until it ends or until the next lookup. */
+static inline const struct bb_hit_ *bb_map_find_(struct bb_mem_ctx_ *mem,
+                                                 const struct bb_space *space, bb_gpa_t gpa)
+{
+    /* Pairs with the release store of the root in bb_txn_commit(). */
+    const struct bb_root_ *root = bb_deref_(&mem->map->root);
+    const struct bb_view_ *view = &root->view[space->index];
+    unsigned way = (unsigned)((gpa >> space->hit_shift) ^ (gpa >> (space->hit_shift + 8))) &
+                   (BB_HIT_WAYS_ - 1);
+    struct bb_hit_ *hit = &mem->hits[space->index % BB_HIT_SPACES_][way];
+
+    if (BB_LIKELY(hit->generation == view->generation && gpa - hit->first <= hit->last_offset)) {
+        return hit;
+    }
+    return bb_map_find_slow_(view, hit, gpa);
+}
+
+/*
+ * Makes an I/O region; the owner is opaque here. Checks and normalises the rules: sizes are powers
+ * of two in order, 1 to 8. Errors as for bb_device_region_create().
+ */
+int bb_region_create_io_(struct bb_ctx *ctx, const struct bb_region_config *config,
+                         struct bb_device *owner, uint32_t owner_id, struct bb_region **region,
+                         struct bb_error *err);
+/*
+ * First half of removal: refuses later mappings and unmaps it if mapped (one commit for all of
+ * `count` regions). BB_E_STATE where one is being removed already.
+ */
+int bb_regions_retire_(struct bb_ctx *ctx, struct bb_region *const *regions, size_t count,
+                       struct bb_error *err);
+/* Second half: frees it. No section or pin may still see it. On any thread. */
+void bb_region_free_(struct bb_heap *heap, struct bb_region *region);
+
+/*
+ * One access of `size` 1, 2, 4 or 8 that lies inside the region, by its rules: refuses it
+ * (BB_E_DEVICE), or makes one or several callbacks, widened, split, byte-swapped. Whatever the
+ * class asks for (lock, pin) is held by the caller. RAM: relaxed-atomic pieces, read-only refused.
+ * `*value` is written on success only.
+ */
+int bb_region_read_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
+                    unsigned size, uint64_t *value);
+int bb_region_write_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
+                     unsigned size, uint64_t value);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What engine/ needs of timers/: clocks, and the timer queue under bb_device_timer_*().
+ * Not installed. A queue has one service thread (none with a manual clock, where bb_clock_step()
+ * runs expiries on the stepping thread).
+ *
+ * A timer is armed with an absolute virtual time. Each arming has a generation, so an expiry that
+ * lost a race against a disarm or a later arming is dropped before its callback begins; one that
+ * has begun runs, and the device rechecks its own state.
+ */
+#ifndef BUSBAR_TIMERS_CORE_H
+#define BUSBAR_TIMERS_CORE_H
+
+#include "../rcu/rcu_core.h"
+#include "clock.h"
+
+struct bb_timer_queue;
+
+enum bb_expiry_ {
+    BB_EXPIRY_DONE_, /* handled, or taken over by the caller's inbox */
+    BB_EXPIRY_PARK_, /* not now: put it back at its deadline unless it was armed anew meanwhile.
+                        The caller sees to it that the clock is stopped, or is about to be. */
+};
+
+struct bb_timer_ {
+    enum bb_expiry_ (*fn)(struct bb_ctx *ctx, struct bb_timer_ *timer, bb_ns_t deadline_ns);
+    struct bb_timer_queue *queue;
+    /* Guarded by the queue's lock. */
+    bb_ns_t deadline_ns;
+    uint64_t sequence;   /* arming order, for ties */
+    uint64_t generation; /* of the last arming */
+    uint32_t heap_index; /* UINT32_MAX: not queued */
+    bool firing;         /* its callback runs now */
+};
+
+struct bb_timer_queue_config_ {
+    struct bb_heap *heap;
+    struct bb_rcu *rcu;
+    struct bb_clock *clock;
+    /* Makes and drops the service thread's context, on that thread. */
+    int (*attach)(void *opaque, struct bb_ctx **ctx, struct bb_error *err);
+    void (*detach)(void *opaque, struct bb_ctx *ctx);
+    void *opaque;
+};
+
+int bb_clock_create_(struct bb_heap *heap, enum bb_clock_mode mode, struct bb_clock **clock,
+                     struct bb_error *err);
+void bb_clock_destroy_(struct bb_clock *clock);
+
+/* A clock has at most one queue. The service thread is named "bb-timers", slack 1 ns. */
+int bb_timer_queue_create_(const struct bb_timer_queue_config_ *config,
+                           struct bb_timer_queue **queue, struct bb_error *err);
+/* Stops the service thread. Timers still armed are forgotten. */
+void bb_timer_queue_destroy_(struct bb_timer_queue *queue);
+
+void bb_timer_init_(struct bb_timer_ *timer, struct bb_timer_queue *queue,
+                    enum bb_expiry_ (*fn)(struct bb_ctx *ctx, struct bb_timer_ *timer,
+                                          bb_ns_t deadline_ns));
+/*
+ * Arms, or moves, a timer; a deadline in the past expires at once, on the service thread. `ctx` is
+ * for the ranked lock only. BB_E_NOMEM where the heap could not grow; then it is as before.
+ * Callable in callbacks and under locks below rank TIMERS.
+ */
+int bb_timer_arm_(struct bb_ctx *ctx, struct bb_timer_ *timer, bb_ns_t deadline_ns);
+/* Disarms; does not wait. Returns true where it was armed and its callback will not begin. */
+bool bb_timer_disarm_(struct bb_ctx *ctx, struct bb_timer_ *timer);
+bool bb_timer_armed_(struct bb_ctx *ctx, struct bb_timer_ *timer);
+/* Disarms and waits until its callback doesn't run; BB_E_CONTEXT where the context may not block. */
+int bb_timer_disarm_wait_(struct bb_ctx *ctx, struct bb_timer_ *timer);
+
+#endif
