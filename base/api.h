@@ -24,7 +24,8 @@
 /* A guest-physical address (or a port number in a port I/O space). Never cast to a pointer. */
 typedef uint64_t bb_gpa_t;
 
-/* A virtual or host time in nanoseconds. Signed differences of two are meaningful to +-292 years. */
+/* A virtual or host time in nanoseconds. Signed differences of two are meaningful to +-292 years.
+ */
 typedef uint64_t bb_ns_t;
 
 #endif

@@ -18,7 +18,8 @@
 
 BB_BEGIN_DECLS
 
-/* What an embedder supplies to give an engine its memory. Both functions are called on any thread. */
+/* What an embedder supplies to give an engine its memory. Both functions are called on any thread.
+ */
 struct bb_allocator {
     /* `bytes` > 0 of memory aligned to `align` (a power of two, 8 to 4096), or NULL. */
     void *(*alloc)(void *opaque, size_t bytes, size_t align);

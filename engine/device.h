@@ -40,7 +40,7 @@ struct bb_device_ops {
 };
 
 struct bb_device_config {
-    const char *name; /* copied, at most 31 bytes */
+    const char *name;                /* copied, at most 31 bytes */
     const struct bb_device_ops *ops; /* kept; NULL: no hooks */
     void *opaque;
 };
@@ -74,18 +74,19 @@ BB_API void bb_device_free(struct bb_engine *engine, void *memory, size_t bytes)
  * hooks in the engine; BB_E_STATE where the device is being removed; BB_E_NOMEM.
  */
 BB_API int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
-                                   const struct bb_region_config *config,
-                                   struct bb_region **region, struct bb_error *err);
+                                   const struct bb_region_config *config, struct bb_region **region,
+                                   struct bb_error *err);
 
 /*
  * Removes one region, of a device or RAM: unmaps it at once; when no callback of it runs or will
  * run it is freed and `done` (may be NULL) is called on bb-complete, in no order with others.
  * Returns BB_OK; BB_E_STATE where it is being removed already. Callable anywhere; never waits.
  */
-BB_API int bb_region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*done)(void *opaque),
-                            void *opaque, struct bb_error *err);
+BB_API int bb_region_remove(struct bb_ctx *ctx, struct bb_region *region,
+                            void (*done)(void *opaque), void *opaque, struct bb_error *err);
 /* The same, waiting. BB_E_CONTEXT inside any callback, section, pin or lock. */
-BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err);
+BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region,
+                                 struct bb_error *err);
 
 /*
  * Removes a device: unmaps all its regions in one transaction, disarms its timers, withdraws its
@@ -96,10 +97,11 @@ BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region, s
  * Threads: the context's own; callable anywhere, also in the device's own callback, where it
  * completes after that callback has returned. Never waits.
  */
-BB_API int bb_device_remove(struct bb_ctx *ctx, struct bb_device *device, void (*done)(void *opaque),
-                            void *opaque, struct bb_error *err);
+BB_API int bb_device_remove(struct bb_ctx *ctx, struct bb_device *device,
+                            void (*done)(void *opaque), void *opaque, struct bb_error *err);
 /* The same, waiting; never queues behind other removals' `done`. BB_E_CONTEXT as above. */
-BB_API int bb_device_remove_wait(struct bb_ctx *ctx, struct bb_device *device, struct bb_error *err);
+BB_API int bb_device_remove_wait(struct bb_ctx *ctx, struct bb_device *device,
+                                 struct bb_error *err);
 
 /*
  * The device's lock. Releasing it does the inbox's work. Not recursive; callbacks of DEVICE_LOCK

@@ -56,7 +56,7 @@ struct bb_msi_sink {
 };
 
 struct bb_engine_config {
-    const char *name;                    /* copied, at most 31 bytes; NULL: "busbar" */
+    const char *name;                     /* copied, at most 31 bytes; NULL: "busbar" */
     const struct bb_allocator *allocator; /* NULL: an arena of the engine's own */
     enum bb_lock_mode lock_mode;
     enum bb_clock_mode clock_mode;
@@ -139,18 +139,18 @@ BB_API bool bb_engine_paused(struct bb_engine *engine);
 /* Counters since creation, summed over contexts, attached and gone; each exact once its thread
  * is quiet. No access writes a shared line to keep them. */
 struct bb_engine_stats {
-    uint64_t unassigned_reads;  /* no region there */
+    uint64_t unassigned_reads; /* no region there */
     uint64_t unassigned_writes;
-    uint64_t refused;           /* device errors: by a device or by access rules */
-    uint64_t reentrant;         /* refused: the chain is in that device already */
-    uint64_t nested_refused;    /* nested reads that may not run at once */
+    uint64_t refused;        /* device errors: by a device or by access rules */
+    uint64_t reentrant;      /* refused: the chain is in that device already */
+    uint64_t nested_refused; /* nested reads that may not run at once */
     uint64_t effects_posted;
-    uint64_t effects_refused;   /* queue full or budget spent */
+    uint64_t effects_refused; /* queue full or budget spent */
     uint64_t msi_sent;
     uint64_t msi_dropped;
-    uint64_t expiries;          /* device timers' callbacks run */
-    uint64_t expiries_inboxed;  /* of these, handed to a device's inbox because its lock was held */
-    uint64_t gate_waits;        /* accesses that met a closed gate */
+    uint64_t expiries;         /* device timers' callbacks run */
+    uint64_t expiries_inboxed; /* of these, handed to a device's inbox because its lock was held */
+    uint64_t gate_waits;       /* accesses that met a closed gate */
 };
 
 BB_API struct bb_engine_stats bb_engine_stats(struct bb_ctx *ctx);

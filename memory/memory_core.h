@@ -42,24 +42,24 @@ struct bb_region {
     int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
     int (*write)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value);
     void *opaque;
-    struct bb_device *owner;  /* opaque here; NULL for RAM */
-    uint32_t owner_id;        /* for ctx->device_id */
-    uint8_t kind;             /* enum bb_region_kind_ */
-    uint8_t klass;            /* enum bb_class */
-    uint8_t fast_sizes;       /* OR of the sizes for which an aligned access goes straight to the
-                                 callbacks: valid, implemented, native endianness, both non-NULL
-                                 callbacks */
+    struct bb_device *owner; /* opaque here; NULL for RAM */
+    uint32_t owner_id;       /* for ctx->device_id */
+    uint8_t kind;            /* enum bb_region_kind_ */
+    uint8_t klass;           /* enum bb_class */
+    uint8_t fast_sizes;      /* OR of the sizes for which an aligned access goes straight to the
+                                callbacks: valid, implemented, native endianness, both non-NULL
+                                callbacks */
     bool reentrant;
-    uint8_t *host;            /* RAM: first byte; else NULL */
+    uint8_t *host; /* RAM: first byte; else NULL */
     uint64_t size_bytes;
     struct bb_access_rules rules; /* normalised: no zero sizes */
     bool read_only;
-    bool host_owned;          /* RAM that busbar mapped itself */
+    bool host_owned; /* RAM that busbar mapped itself */
     const struct bb_path_row *paths;
     size_t path_count;
     char name[BB_CTX_NAME_BYTES];
     /* Guarded by the map's lock. */
-    struct bb_space *space;   /* where it is mapped; NULL: nowhere */
+    struct bb_space *space; /* where it is mapped; NULL: nowhere */
     bb_gpa_t gpa;
     bool removing;
 };
@@ -75,7 +75,7 @@ struct bb_flat_ {
 
 struct bb_node_ {
     uintptr_t slot[BB_RADIX_SLOTS_];
-    uint64_t txn;       /* the commit that made it; it alone may change it before publication */
+    uint64_t txn; /* the commit that made it; it alone may change it before publication */
     struct bb_rcu_head head;
 };
 
@@ -91,10 +91,10 @@ struct bb_root_ {
 };
 
 struct bb_space {
-    uint32_t index;     /* immutable from here to name */
-    uint8_t hit_shift;  /* 12 for MMIO, 3 for PIO: spreads neighbours over the ways */
+    uint32_t index;    /* immutable from here to name */
+    uint8_t hit_shift; /* 12 for MMIO, 3 for PIO: spreads neighbours over the ways */
     uint8_t kind;
-    uint64_t last;      /* highest address */
+    uint64_t last;       /* highest address */
     uint64_t unassigned; /* what a read of nothing yields: all ones or zero */
     char name[BB_CTX_NAME_BYTES];
 };
@@ -103,10 +103,10 @@ struct bb_map {
     struct bb_root_ *root; /* (a) published by commit under `lock`; read in sections */
     struct bb_rcu *rcu;
     struct bb_heap *heap;
-    struct bb_lock lock;   /* rank MAP: one writer */
+    struct bb_lock lock; /* rank MAP: one writer */
     /* Guarded by `lock`. */
-    uint64_t generation;   /* last given out */
-    uint64_t txn;          /* last commit number */
+    uint64_t generation; /* last given out */
+    uint64_t txn;        /* last commit number */
     struct bb_space *space[BB_SPACES_MAX];
     uint32_t space_count;
 };
@@ -122,7 +122,7 @@ struct bb_hit_ {
 /* memory's part of a context. */
 struct bb_mem_ctx_ {
     struct bb_ctx base;
-    struct bb_map *map; /* immutable */
+    struct bb_map *map;                                /* immutable */
     struct bb_hit_ hits[BB_HIT_SPACES_][BB_HIT_WAYS_]; /* owner only */
 };
 

@@ -56,7 +56,7 @@ struct bb_access_rules {
     uint8_t valid_max;
     uint8_t impl_min;
     uint8_t impl_max;
-    bool unaligned;      /* unaligned accesses are valid; they reach callbacks as aligned pieces */
+    bool unaligned; /* unaligned accesses are valid; they reach callbacks as aligned pieces */
     enum bb_endian endian;
 };
 

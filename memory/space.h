@@ -25,9 +25,9 @@ enum bb_space_kind { BB_SPACE_MMIO, BB_SPACE_PIO };
 struct bb_space_config {
     const char *name; /* copied, at most 31 bytes */
     enum bb_space_kind kind;
-    unsigned bits;               /* width of an address, 1 to 64; 0: 64 for MMIO, 16 for PIO */
-    bool unassigned_reads_zero;  /* what a read of nothing, or a refused read, yields: all ones
-                                    (as on x86) where false, zero where true */
+    unsigned bits;              /* width of an address, 1 to 64; 0: 64 for MMIO, 16 for PIO */
+    bool unassigned_reads_zero; /* what a read of nothing, or a refused read, yields: all ones
+                                   (as on x86) where false, zero where true */
 };
 
 enum { BB_SPACES_MAX = 64 };

@@ -57,22 +57,22 @@ BB_API void bb_rcu_call(struct bb_ctx *ctx, struct bb_rcu_head *head,
 
 /* Counters of one engine's grace periods; read at any time, each figure on its own. */
 struct bb_rcu_stats {
-    uint64_t grace_periods;    /* completed */
-    uint64_t stalls;           /* reported */
-    uint64_t deferred_bytes;   /* waiting for a grace period now */
-    uint64_t deferred_peak;    /* the most there ever was */
-    uint64_t throttled;        /* times a writer had to wait for the byte bound */
+    uint64_t grace_periods;  /* completed */
+    uint64_t stalls;         /* reported */
+    uint64_t deferred_bytes; /* waiting for a grace period now */
+    uint64_t deferred_peak;  /* the most there ever was */
+    uint64_t throttled;      /* times a writer had to wait for the byte bound */
 };
 
 BB_API struct bb_rcu_stats bb_rcu_stats(struct bb_ctx *ctx);
 
 /* A grace period that takes longer than the engine's limit; given to the engine's stall hook. */
 struct bb_rcu_stall {
-    uint64_t waited_ns;       /* how long the grace period has been waiting */
-    const char *thread_name;  /* the context in the way; NULL: none of this engine, see `text` */
-    int tid;                  /* its kernel thread id; 0 where thread_name is NULL */
-    uint32_t device_id;       /* the device whose callback it is in; 0: none */
-    const char *text;         /* the whole report as one line */
+    uint64_t waited_ns;      /* how long the grace period has been waiting */
+    const char *thread_name; /* the context in the way; NULL: none of this engine, see `text` */
+    int tid;                 /* its kernel thread id; 0 where thread_name is NULL */
+    uint32_t device_id;      /* the device whose callback it is in; 0: none */
+    const char *text;        /* the whole report as one line */
 };
 
 BB_END_DECLS

@@ -14,8 +14,8 @@
 #define BUSBAR_RCU_CORE_H
 
 #include <pthread.h>
-#include <urcu/urcu-memb.h>
 #include <urcu/static/urcu-memb.h>
+#include <urcu/urcu-memb.h>
 
 #include "../base/atomic.h"
 #include "../base/bits.h"
@@ -29,7 +29,7 @@ struct bb_rcu;
 
 struct bb_lock {
     pthread_mutex_t mutex;
-    enum bb_lock_rank rank; /* immutable */
+    enum bb_lock_rank rank;       /* immutable */
     char name[BB_CTX_NAME_BYTES]; /* immutable */
 };
 
@@ -38,27 +38,27 @@ struct bb_lock {
  * are read by other threads and therefore accessed atomically.
  */
 struct bb_ctx {
-    struct urcu_reader *reader;   /* the owner's liburcu record, cached: no TLS on the hot path */
-    struct bb_rcu *rcu;           /* immutable */
-    uint32_t callback_depth;      /* device callbacks active on this context */
-    uint32_t lock_depth;          /* ranked locks held */
-    uint32_t pin_depth;           /* pins held by callbacks active on this context */
-    bool throttle;                /* the outermost epilogue must wait for the byte bound */
-    uint32_t device_id;           /* (a) id of the device whose callback runs; 0: none. For reports */
+    struct urcu_reader *reader; /* the owner's liburcu record, cached: no TLS on the hot path */
+    struct bb_rcu *rcu;         /* immutable */
+    uint32_t callback_depth;    /* device callbacks active on this context */
+    uint32_t lock_depth;        /* ranked locks held */
+    uint32_t pin_depth;         /* pins held by callbacks active on this context */
+    bool throttle;              /* the outermost epilogue must wait for the byte bound */
+    uint32_t device_id;         /* (a) id of the device whose callback runs; 0: none. For reports */
     /* Cold from here on. */
-    char name[BB_CTX_NAME_BYTES]; /* immutable */
-    int tid;                      /* immutable: the owner's kernel thread id */
-    size_t bytes;                 /* immutable: the allocation's size */
+    char name[BB_CTX_NAME_BYTES];     /* immutable */
+    int tid;                          /* immutable: the owner's kernel thread id */
+    size_t bytes;                     /* immutable: the allocation's size */
     void (*fini)(struct bb_ctx *ctx); /* upper layers' part of detaching; may be NULL */
-    struct bb_ctx *next;          /* guarded by the domain's context lock: list of its contexts */
+    struct bb_ctx *next; /* guarded by the domain's context lock: list of its contexts */
     struct bb_ctx *prev;
-    struct bb_ctx *thread_next;   /* owner only: list of this thread's contexts, for thread exit */
+    struct bb_ctx *thread_next; /* owner only: list of this thread's contexts, for thread exit */
 #ifndef NDEBUG
     struct {
         const struct bb_lock *lock;
         void *stack[16];
         int frames;
-    } held[BB_LOCKS_HELD_MAX];    /* owner only: for the order checker */
+    } held[BB_LOCKS_HELD_MAX]; /* owner only: for the order checker */
 #endif
 };
 
@@ -136,7 +136,8 @@ struct bb_rcu_config_ {
  * watches for stalls.
  */
 int bb_rcu_create_(const struct bb_rcu_config_ *config, struct bb_rcu **rcu, struct bb_error *err);
-/* Runs all deferred work, stops the threads. BB_E_STATE, naming one, while contexts are attached. */
+/* Runs all deferred work, stops the threads. BB_E_STATE, naming one, while contexts are attached.
+ */
 int bb_rcu_destroy_(struct bb_rcu *rcu, struct bb_error *err);
 
 /*
@@ -180,8 +181,8 @@ void bb_rcu_throttle_(struct bb_ctx *ctx);
  * the same object is held, or before the object is published) and is released anywhere.
  */
 struct bb_pins_ {
-    uint32_t index;            /* (a) 0 or 1: the side newcomers take; flipped by bb-reclaim */
-    uint32_t count[2];         /* (a) holders a side */
+    uint32_t index;              /* (a) 0 or 1: the side newcomers take; flipped by bb-reclaim */
+    uint32_t count[2];           /* (a) holders a side */
     struct bb_pin_drain_ *queue; /* guarded by the domain: drains waiting their turn */
 };
 
@@ -197,7 +198,8 @@ struct bb_pin_drain_ {
     uint32_t phase;
 };
 
-/* Takes a pin; returns the side to give back to bb_pins_put_(). Lock-free, one read-modify-write. */
+/* Takes a pin; returns the side to give back to bb_pins_put_(). Lock-free, one read-modify-write.
+ */
 unsigned bb_pins_get_(struct bb_pins_ *pins);
 /* Releases it; wakes bb-reclaim where a drain waits for this side and this was its last. */
 void bb_pins_put_(struct bb_rcu *rcu, struct bb_pins_ *pins, unsigned side);

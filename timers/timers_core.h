@@ -65,7 +65,8 @@ int bb_timer_arm_(struct bb_ctx *ctx, struct bb_timer_ *timer, bb_ns_t deadline_
 /* Disarms; does not wait. Returns true where it was armed and its callback will not begin. */
 bool bb_timer_disarm_(struct bb_ctx *ctx, struct bb_timer_ *timer);
 bool bb_timer_armed_(struct bb_ctx *ctx, struct bb_timer_ *timer);
-/* Disarms and waits until its callback doesn't run; BB_E_CONTEXT where the context may not block. */
+/* Disarms and waits until its callback doesn't run; BB_E_CONTEXT where the context may not block.
+ */
 int bb_timer_disarm_wait_(struct bb_ctx *ctx, struct bb_timer_ *timer);
 
 #endif
