@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the storm's host side and its guest payload agree on: addresses in guest memory, the control
+ * block, each vCPU's results, the histogram's buckets, the storm device's registers. Included by
+ * freestanding guest code, so it needs nothing but <stdint.h>.
+ *
+ * Guest memory, from guest-physical 0:
+ *   0x100000  the payload, flat, entered at its first byte
+ *   0x200000  page tables: 4 GiB mapped one to one
+ *   0x207000  GDT
+ *   0x208000  struct storm_control
+ *   0x400000  struct storm_vcpu of vCPU 0, then one every STORM_VCPU_BYTES; its stack lies behind
+ *
+ * Who writes: the host everything, before the vCPUs start; then each vCPU its own storm_vcpu, and
+ * every vCPU the fields of storm_control that are marked shared, atomically. The host reads again
+ * once every vCPU has stopped.
+ */
+#ifndef BUSBAR_VMM_STORM_ABI_H
+#define BUSBAR_VMM_STORM_ABI_H
+
+#include <stdint.h>
+
+#define STORM_MAGIC UINT64_C(0x314d524f54534242) /* "BBSTORM1" */
+
+enum {
+    STORM_VCPUS_MAX = 1024,
+    STORM_PAYLOAD_GPA = 0x100000,
+    STORM_PAYLOAD_BYTES_MAX = 0x100000,
+    STORM_TABLES_GPA = 0x200000,
+    STORM_GDT_GPA = 0x207000,
+    STORM_CONTROL_GPA = 0x208000,
+    STORM_VCPU_GPA = 0x400000,
+    STORM_VCPU_BYTES = 0x4000,
+    STORM_TIMERS_MAX = 32,
+};
+
+/* GDT selectors. */
+enum { STORM_CS = 0x08, STORM_DS = 0x10 };
+
+/* Where the machine's devices are; the payload takes them from storm_control. */
+#define STORM_HPET_GPA UINT64_C(0xfed00000)
+#define STORM_IOAPIC_GPA UINT64_C(0xfec00000)
+#define STORM_DEVICE_GPA UINT64_C(0xfeb00000)
+#define STORM_EXIT_PORT 0xf4
+
+/* The storm device: 4 KiB of registers, 8 bytes wide, under the device's lock. */
+enum {
+    STORM_DEVICE_HOLD_NS = 0x0, /* write n: keeps the device's lock busy for n ns of host time */
+    STORM_DEVICE_COUNT = 0x8,   /* read: how many holds there were */
+    STORM_DEVICE_BYTES = 0x1000,
+};
+
+/* The phases, in the order in which they run; bits of storm_control.phases. */
+enum storm_phase {
+    STORM_READ,    /* every vCPU reads the HPET's counter */
+    STORM_TORTURE, /* vCPU 0 toggles ENABLE_CNF, the others read */
+    STORM_NOISY,   /* vCPU 0 keeps the storm device busy, the others read */
+    STORM_TIMERS,  /* every vCPU programs HPET timers and counts what arrives */
+    STORM_PHASES,
+};
+enum { STORM_READING_PHASES = 3 };
+
+/* A latency histogram: exact below 16, then 16 buckets for each power of two, to 2^44. */
+enum { STORM_HIST_SUB_BITS = 4, STORM_HIST_TOP_BIT = 43, STORM_HIST_BUCKETS = 656 };
+
+static inline unsigned storm_hist_bucket(uint64_t value)
+{
+    if (value < (1u << STORM_HIST_SUB_BITS)) {
+        return (unsigned)value;
+    }
+    unsigned top = 63u - (unsigned)__builtin_clzll(value);
+    if (top > STORM_HIST_TOP_BIT) {
+        return STORM_HIST_BUCKETS - 1;
+    }
+    unsigned sub = (unsigned)(value >> (top - STORM_HIST_SUB_BITS)) & 15u;
+    return (top - STORM_HIST_SUB_BITS + 1) * 16 + sub;
+}
+
+/* How an interrupt of the timers phase travels. */
+enum storm_route { STORM_MSI, STORM_EDGE, STORM_LEVEL, STORM_ROUTES };
+
+struct storm_control {
+    /* Written by the host before the start, then constant. */
+    uint64_t magic;
+    uint32_t vcpus;
+    uint32_t phases;        /* bit mask of enum storm_phase */
+    uint64_t reads;         /* per vCPU, STORM_READ */
+    uint64_t torture_reads; /* per vCPU */
+    uint64_t noisy_reads;   /* per vCPU */
+    uint64_t hold_ns;       /* of the storm device, per write */
+    uint64_t timer_rounds;  /* interrupts that each vCPU asks for */
+    uint64_t hpet_gpa;
+    uint64_t ioapic_gpa;
+    uint64_t device_gpa;
+    uint64_t tsc_khz;
+
+    /* Shared: written by any vCPU, by atomic read-modify-write. */
+    _Alignas(64) uint32_t barrier_arrived;
+    uint32_t barrier_turn;
+    _Alignas(64) uint64_t counter_max; /* the largest counter value that anyone has read */
+    _Alignas(64) uint32_t readers_left;
+    uint32_t ready;                         /* vCPU 0 has made the IDT */
+    _Alignas(64) uint32_t ioapic_lock;      /* guards IOREGSEL and IOWIN */
+    uint32_t timer_owner[STORM_TIMERS_MAX]; /* 1 + vCPU that uses this HPET timer; 0: free */
+    _Alignas(64) uint32_t finished;         /* set by vCPU 0 as its last store */
+    uint32_t failed;                        /* a vCPU met an exception or a wrong machine */
+    uint64_t failure_vector, failure_rip, failure_detail; /* of the first that did */
+};
+
+/* One vCPU's results. Times are TSC ticks. */
+struct storm_reading {
+    uint64_t reads;
+    uint64_t ticks; /* from its first read to its last */
+    uint64_t latency_sum;
+    uint64_t latency_max;
+    uint64_t backward_self;  /* the counter was below what this vCPU had read before */
+    uint64_t backward_cross; /* below what another vCPU had published before this read */
+    uint32_t hist[STORM_HIST_BUCKETS];
+};
+
+struct storm_timers {
+    uint64_t programmed[STORM_ROUTES];
+    uint64_t arrived[STORM_ROUTES];
+    uint64_t missed;   /* comparator was in the past once written: nothing was due, none came */
+    uint64_t spurious; /* an interrupt that nobody had asked for */
+};
+
+struct storm_vcpu {
+    uint64_t apic_id;
+    uint64_t toggles; /* writes of ENABLE_CNF, vCPU 0 */
+    uint64_t holds;   /* writes to the storm device, vCPU 0 */
+    struct storm_reading reading[STORM_READING_PHASES];
+    struct storm_timers timers;
+    /* Written by this vCPU's interrupt handlers, read by its own code. */
+    uint64_t interrupts[STORM_ROUTES];
+    uint64_t level_timer; /* the HPET timer whose status the level handler clears */
+};
+
+_Static_assert(sizeof(struct storm_vcpu) <= STORM_VCPU_BYTES - 0x1000, "room for a 4 KiB stack");
+_Static_assert(STORM_CONTROL_GPA + sizeof(struct storm_control) <= STORM_VCPU_GPA, "overlap");
+
+#endif
