@@ -41,11 +41,44 @@ function(bb_module name)
     set_property(GLOBAL APPEND PROPERTY BUSBAR_MODULES ${name})
 endfunction()
 
+# What the suites run on: Criterion, or under ThreadSanitizer, where Criterion can't start, a small
+# stand-in for it that is included by the same name.
+if(BUSBAR_TESTS)
+    set(support ${PROJECT_SOURCE_DIR}/tests/support)
+    if(BUSBAR_SANITIZE MATCHES thread)
+        add_library(bb_test_runner OBJECT ${support}/tsan_shim/runner.c)
+        target_include_directories(bb_test_runner PUBLIC ${support}/tsan_shim)
+        target_link_libraries(bb_test_runner PUBLIC bb_flags m)
+    else()
+        find_library(CRITERION_LIBRARY criterion)
+        if(NOT CRITERION_LIBRARY)
+            message(FATAL_ERROR "Criterion is missing: install libcriterion-dev, or configure with "
+                "-DBUSBAR_TESTS=OFF")
+        endif()
+        add_library(bb_test_runner OBJECT ${support}/registered.c)
+        target_link_libraries(bb_test_runner PUBLIC bb_flags ${CRITERION_LIBRARY})
+    endif()
+endif()
+
+set(BUSBAR_RUN_SUITE ${PROJECT_SOURCE_DIR}/tests/support/run-suite)
+set(BUSBAR_SKIP_DIR ${CMAKE_BINARY_DIR}/skips)
+
 # bb_test(NAME SOURCES file... LINK target...)
-# A Criterion suite, registered with ctest.
+# A Criterion suite, registered with ctest. It fails where it runs fewer tests than it registers.
 function(bb_test name)
     cmake_parse_arguments(T "" "" "SOURCES;LINK" ${ARGN})
-    add_executable(${name} ${T_SOURCES})
-    target_link_libraries(${name} PRIVATE bb_flags ${T_LINK} criterion)
-    add_test(NAME ${name} COMMAND ${name})
+    add_executable(${name} ${T_SOURCES} $<TARGET_OBJECTS:bb_test_runner>)
+    target_link_libraries(${name} PRIVATE bb_test_runner ${T_LINK})
+    add_test(NAME ${name}
+        COMMAND ${BUSBAR_RUN_SUITE} ${name} ${BUSBAR_SKIP_DIR} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+endfunction()
+
+# bb_script_test(NAME COMMAND command arg...)
+# A test that is a command: status 0 passes, 77 is a skip whose last line of output says why.
+function(bb_script_test name)
+    cmake_parse_arguments(T "" "" "COMMAND" ${ARGN})
+    add_test(NAME ${name}
+        COMMAND ${BUSBAR_RUN_SUITE} --script ${name} ${BUSBAR_SKIP_DIR} ${T_COMMAND})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
 endfunction()
