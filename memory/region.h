@@ -46,10 +46,17 @@ struct bb_region_ops {
  * Which accesses a region accepts, and which its callbacks implement. Sizes are powers of two from
  * 1 to 8. An access outside [valid_min, valid_max], or unaligned where `unaligned` is false, is a
  * device error without a callback. An accepted one that the callbacks don't implement is widened
- * (a read takes its part; a write narrower than impl_min reads nothing: it passes the bytes
- * zero-extended at its own offset aligned down, as QEMU's documented behaviour has it) or split
- * into impl_max pieces, in rising order of offset.
- * All zero means: 1 to 8 valid, 1 to 8 implemented, aligned only, little-endian.
+ * to the impl_min bytes around it, aligned (a read takes its part; a write reads nothing: it passes
+ * its bytes where they lie, and zeros around them) or split into impl_max pieces, in rising order
+ * of offset; the first piece that is refused ends it.
+ *
+ * A value of n bytes at offset o stands for the region's bytes o to o + n - 1, the one at o least
+ * significant where the region is little-endian, most significant where it is big-endian. So a
+ * big-endian region sees an access swapped at its size, and a split one as a big-endian guest
+ * would make it: the piece at the lowest offset is the most significant.
+ *
+ * A zero size means 1 for a minimum and 8 for a maximum, so all zero means: 1 to 8 valid, 1 to 8
+ * implemented, aligned only, little-endian. The region's size is a multiple of impl_min.
  */
 struct bb_access_rules {
     uint8_t valid_min;
@@ -68,7 +75,7 @@ enum bb_path {
     BB_PATH_SLEEPS,      /* may block on something outside the device */
 };
 
-/* One row of a device's table of paths: registers [first, last], by offset. */
+/* One row of a device's table of paths: registers [first, last], by offset, inside the region. */
 struct bb_path_row {
     const char *name; /* the specification's register name */
     uint64_t first;
