@@ -64,19 +64,24 @@ struct bb_region {
     bool removing;
 };
 
-/* One mapped range: a leaf of the tree. */
+/* One mapped range: a leaf of the tree. 64-byte aligned. */
 struct bb_flat_ {
     bb_gpa_t first;
     uint64_t last_offset; /* size - 1 */
     struct bb_region *region;
     uint64_t region_offset; /* of `first` inside the region */
-    struct bb_rcu_head head;
+    /* The writer's, under the map's lock; no reader looks at them. */
+    uint64_t txn; /* the commit that made it */
+    struct bb_flat_ *next;
 };
 
 struct bb_node_ {
     uintptr_t slot[BB_RADIX_SLOTS_];
-    uint64_t txn; /* the commit that made it; it alone may change it before publication */
-    struct bb_rcu_head head;
+    /* The writer's, under the map's lock; readers look at `used` alone, to walk. */
+    uint64_t used; /* a bit for each slot that is not 0 */
+    bb_gpa_t base; /* first address of the aligned block of 64 << shift that the node stands for */
+    uint64_t txn;  /* the commit that made it; it alone may change it before publication */
+    struct bb_node_ *next; /* in the list of spare, or of replaced, nodes */
 };
 
 struct bb_view_ {
@@ -85,9 +90,19 @@ struct bb_view_ {
 };
 
 struct bb_root_ {
-    struct bb_rcu_head head;
+    struct bb_rcu_head head; /* defers the root and, with it, what its successor replaced */
     size_t bytes;
+    /* Set by the commit that replaces it; what is freed along with it. */
+    struct bb_heap *heap;
+    struct bb_node_ *dead_nodes;
+    struct bb_flat_ *dead_leaves;
     struct bb_view_ view[]; /* by space index */
+};
+
+/* Nodes ready for use, so that one change of a tree can't run out of memory half-way. */
+struct bb_node_pool_ {
+    struct bb_node_ *first;
+    unsigned count;
 };
 
 struct bb_space {
@@ -109,6 +124,7 @@ struct bb_map {
     uint64_t txn;        /* last commit number */
     struct bb_space *space[BB_SPACES_MAX];
     uint32_t space_count;
+    struct bb_node_pool_ pool;
 };
 
 struct bb_hit_ {
