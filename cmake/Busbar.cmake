@@ -26,19 +26,42 @@ if(BUSBAR_SANITIZE)
     target_link_options(bb_flags INTERFACE -fsanitize=${BUSBAR_SANITIZE})
 endif()
 
-# bb_module(NAME SOURCES file... [DEPENDS module...])
+# Leaves out, with a warning, sources that are not there yet, and configures again once they are.
+function(bb_present_sources out)
+    set(present "")
+    foreach(source IN LISTS ARGN)
+        get_source_file_property(generated ${source} GENERATED)
+        file(GLOB found CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} ${source})
+        if(found OR generated OR source MATCHES "\\$<")
+            list(APPEND present ${source})
+        else()
+            message(WARNING "${source} is missing; left out")
+        endif()
+    endforeach()
+    set(${out} ${present} PARENT_SCOPE)
+endfunction()
+
+# bb_module(NAME SOURCES file... [DEPENDS module...] [LIBRARIES library...] [OBJECTS file...])
 # An object library bb_NAME_objects (libbusbar is made of these) and a static library bb_NAME over
-# it, so that a module's tests link that module and what it stands on, and nothing above it.
+# it, so that a module's tests link that module and what it stands on, and nothing above it. OBJECTS
+# are ready-made ones, generated in the module's own directory.
 function(bb_module name)
-    cmake_parse_arguments(M "" "" "SOURCES;DEPENDS;LIBRARIES" ${ARGN})
+    cmake_parse_arguments(M "" "" "SOURCES;DEPENDS;LIBRARIES;OBJECTS" ${ARGN})
+    bb_present_sources(M_SOURCES ${M_SOURCES})
+    if(NOT M_SOURCES)
+        return()
+    endif()
     add_library(bb_${name}_objects OBJECT ${M_SOURCES})
     target_link_libraries(bb_${name}_objects PUBLIC bb_flags ${M_LIBRARIES})
-    add_library(bb_${name} STATIC $<TARGET_OBJECTS:bb_${name}_objects>)
+    set_source_files_properties(${M_OBJECTS} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+    add_library(bb_${name} STATIC $<TARGET_OBJECTS:bb_${name}_objects> ${M_OBJECTS})
     target_link_libraries(bb_${name} PUBLIC bb_flags ${M_LIBRARIES})
     foreach(dep IN LISTS M_DEPENDS)
         target_link_libraries(bb_${name} PUBLIC bb_${dep})
     endforeach()
     set_property(GLOBAL APPEND PROPERTY BUSBAR_MODULES ${name})
+    set_property(GLOBAL APPEND PROPERTY BUSBAR_OBJECTS ${M_OBJECTS})
+    set_property(GLOBAL APPEND PROPERTY BUSBAR_LIBRARIES ${M_LIBRARIES})
 endfunction()
 
 # What the suites run on: Criterion, or under ThreadSanitizer, where Criterion can't start, a small
@@ -67,6 +90,10 @@ set(BUSBAR_SKIP_DIR ${CMAKE_BINARY_DIR}/skips)
 # A Criterion suite, registered with ctest. It fails where it runs fewer tests than it registers.
 function(bb_test name)
     cmake_parse_arguments(T "" "" "SOURCES;LINK" ${ARGN})
+    bb_present_sources(T_SOURCES ${T_SOURCES})
+    if(NOT T_SOURCES)
+        return()
+    endif()
     add_executable(${name} ${T_SOURCES} $<TARGET_OBJECTS:bb_test_runner>)
     target_link_libraries(${name} PRIVATE bb_test_runner ${T_LINK})
     add_test(NAME ${name}

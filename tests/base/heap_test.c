@@ -108,6 +108,47 @@ Test(heap, two_heaps_count_apart)
     end_heap(one);
 }
 
+Test(heap, an_arena_agrees_with_the_heaps_own_count)
+{
+    struct bb_heap *one = new_heap();
+    struct bb_heap *two = new_heap();
+    if (strcmp(bb_heap_usage(one).kind, "jemalloc arena") != 0) {
+        cr_skip_test("heaps are over libc in this build");
+    }
+    cr_assert_eq(bb_heap_usage(one).arena_bytes, 0);
+    void *small = bb_heap_alloc(one, 100);
+    void *large = bb_heap_alloc_aligned(one, 1 << 20, 4096);
+    cr_assert_geq(bb_heap_usage(one).arena_bytes, 100 + (1 << 20));
+    cr_assert_leq(bb_heap_usage(one).arena_bytes, 2 * (100 + (1 << 20)));
+    cr_assert_eq(bb_heap_usage(two).arena_bytes, 0);
+    bb_heap_free(one, small, 100);
+    bb_heap_free(one, large, 1 << 20);
+    cr_assert_eq(bb_heap_usage(one).arena_bytes, 0);
+    end_heap(one);
+    end_heap(two);
+}
+
+Test(heap, freeing_with_another_size_is_found_at_destruction)
+{
+    struct bb_heap *heap = new_heap();
+    struct bb_error err = {0};
+    void *memory = bb_heap_alloc(heap, 100);
+    bb_heap_free(heap, memory, 60);
+    cr_assert_eq(bb_heap_destroy(heap, &err), BB_E_STATE);
+    cr_assert_not_null(strstr(err.text, "40 bytes"), "%s", err.text);
+}
+
+Test(heap, hundreds_of_heaps_come_and_go)
+{
+    for (int round = 0; round < 300; round++) {
+        struct bb_heap *heap = new_heap();
+        void *memory = bb_heap_alloc(heap, 5000);
+        cr_assert_not_null(memory);
+        bb_heap_free(heap, memory, 5000);
+        end_heap(heap);
+    }
+}
+
 struct count {
     int allocs;
     int frees;
