@@ -72,8 +72,23 @@ static inline void bb_rcu_tsan_leave_(void) {}
 #endif
 
 /*
+ * Wakes a grace period that sleeps for readers, as liburcu's own unlock does; with atomic accesses,
+ * because two readers that leave at once both write the word, and ThreadSanitizer would call the
+ * plain stores of liburcu's version a race.
+ */
+static inline void bb_section_wake_(void)
+{
+    /* Relaxed: the barriers around the store of `ctr` order it; the word guards no data. */
+    if (BB_UNLIKELY(bb_load_relaxed(&urcu_memb_gp.futex) == -1)) {
+        bb_store_relaxed(&urcu_memb_gp.futex, 0);
+        (void)futex_async(&urcu_memb_gp.futex, FUTEX_WAKE, 1, NULL, NULL, 0);
+    }
+}
+
+/*
  * The read section, through the cached record: the same stores that liburcu's own read lock makes
- * (urcu/static/urcu-memb.h), without its TLS access.
+ * (urcu/static/urcu-memb.h), without its TLS access. Relaxed, because the order comes from liburcu:
+ * urcu_memb_smp_mb_slave() here against the membarrier in urcu_memb_synchronize_rcu().
  */
 static inline void bb_section_enter_(struct bb_ctx *ctx)
 {
@@ -82,10 +97,10 @@ static inline void bb_section_enter_(struct bb_ctx *ctx)
 
     cmm_barrier();
     if (BB_LIKELY((ctr & URCU_GP_CTR_NEST_MASK) == 0)) {
-        _CMM_STORE_SHARED(reader->ctr, _CMM_LOAD_SHARED(urcu_memb_gp.ctr));
+        bb_store_relaxed(&reader->ctr, bb_load_relaxed(&urcu_memb_gp.ctr));
         urcu_memb_smp_mb_slave();
     } else {
-        _CMM_STORE_SHARED(reader->ctr, ctr + URCU_GP_COUNT);
+        bb_store_relaxed(&reader->ctr, ctr + URCU_GP_COUNT);
     }
     bb_rcu_tsan_enter_();
 }
@@ -98,11 +113,11 @@ static inline void bb_section_leave_(struct bb_ctx *ctx)
     bb_rcu_tsan_leave_();
     if (BB_LIKELY((ctr & URCU_GP_CTR_NEST_MASK) == URCU_GP_COUNT)) {
         urcu_memb_smp_mb_slave();
-        _CMM_STORE_SHARED(reader->ctr, ctr - URCU_GP_COUNT);
+        bb_store_relaxed(&reader->ctr, ctr - URCU_GP_COUNT);
         urcu_memb_smp_mb_slave();
-        urcu_common_wake_up_gp(&urcu_memb_gp);
+        bb_section_wake_();
     } else {
-        _CMM_STORE_SHARED(reader->ctr, ctr - URCU_GP_COUNT);
+        bb_store_relaxed(&reader->ctr, ctr - URCU_GP_COUNT);
     }
     cmm_barrier();
 }
@@ -181,9 +196,10 @@ void bb_rcu_throttle_(struct bb_ctx *ctx);
  * the same object is held, or before the object is published) and is released anywhere.
  */
 struct bb_pins_ {
-    uint32_t index;              /* (a) 0 or 1: the side newcomers take; flipped by bb-reclaim */
-    uint32_t count[2];           /* (a) holders a side */
-    struct bb_pin_drain_ *queue; /* guarded by the domain: drains waiting their turn */
+    uint32_t index;               /* (a) 0 or 1: the side newcomers take; flipped by bb-reclaim */
+    uint32_t count[2];            /* (a) holders a side */
+    struct bb_pin_drain_ *active; /* bb-reclaim only: the drain in progress */
+    struct bb_pin_drain_ *queue;  /* bb-reclaim only: drains waiting their turn, newest first */
 };
 
 enum bb_drain_on_ { BB_ON_RECLAIM_, BB_ON_COMPLETION_ };
@@ -194,8 +210,7 @@ struct bb_pin_drain_ {
     struct bb_pin_drain_ *next;
     void (*fn)(struct bb_pin_drain_ *drain);
     enum bb_drain_on_ on;
-    uint32_t side;
-    uint32_t phase;
+    uint32_t side; /* the one it waits for */
 };
 
 /* Takes a pin; returns the side to give back to bb_pins_put_(). Lock-free, one read-modify-write.
@@ -207,7 +222,8 @@ void bb_pins_put_(struct bb_rcu *rcu, struct bb_pins_ *pins, unsigned side);
 uint32_t bb_pins_held_(const struct bb_pins_ *pins);
 /*
  * Calls fn once every read section and every pin that exist now have ended. `pins` NULL waits for
- * sections alone. Callable anywhere, never blocks. `drain` belongs to rcu/ until fn is called.
+ * sections alone. Callable anywhere, never blocks. `drain` belongs to rcu/ until fn is called; the
+ * pins must live until the last drain that was asked for has called its fn.
  */
 void bb_pins_drain_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
                     enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain));
