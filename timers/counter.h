@@ -32,10 +32,18 @@
 
 BB_BEGIN_DECLS
 
-/* A monotonic time, readable by any thread in wait-free time, in nanoseconds. */
+/*
+ * A monotonic time, readable by any thread in wait-free time, in nanoseconds, below 2^63.
+ *
+ * `ordered` says that now_ns keeps order by itself: it samples the time after every earlier load
+ * of its caller and before every later one (serialising fences round an rdtsc, or an acquire load
+ * of a word in memory). Where it is false the counter puts a fence on either side of the call;
+ * where it is true a counter over a counter pays for the innermost pair of fences only.
+ */
 struct bb_time_source {
     bb_ns_t (*now_ns)(void *opaque);
     void *opaque;
+    bool ordered;
 };
 
 enum { BB_COUNTER_ERAS = 8 };
@@ -44,13 +52,14 @@ enum { BB_COUNTER_ERAS = 8 };
 struct bb_counter {
     struct bb_time_source source; /* immutable */
     uint64_t tick_ns;             /* immutable: nanoseconds a tick, at least 1 */
+    uint64_t tick_reciprocal;     /* immutable: (2^64 - 1) / tick_ns */
     uint64_t era;                 /* (a) era number << 2 | phase; written by the writer, and by
                                      helpers for STOPPING -> HALTED */
     struct {
         uint64_t number;      /* (a) era that this slot describes */
         uint64_t start_ns;    /* (a) source time at which it began running */
         uint64_t start_value; /* (a) its value then, or its constant value where it is halted */
-        uint64_t halt_ns;     /* (a) decided halt time; UINT64_MAX: undecided */
+        uint64_t halt_ns;     /* (a) decided halt time; bit 63 | number: undecided */
     } slot[BB_COUNTER_ERAS];
 };
 
@@ -67,7 +76,8 @@ BB_API uint64_t bb_counter_read(struct bb_counter *counter);
 
 /*
  * The value, and whether the counter runs, as of one moment; `*source_ns` (may be NULL) receives
- * the source time that the value belongs to.
+ * the source time that the value belongs to: of a halted counter, the time at which it was halted
+ * or set. Threads: as bb_counter_read().
  */
 BB_API uint64_t bb_counter_read_state(struct bb_counter *counter, bool *running,
                                       bb_ns_t *source_ns);
