@@ -1,4 +1,5 @@
-# How busbar's targets are made: bb_module() for a module of the library, bb_test() for a suite.
+# How busbar's targets are made: bb_module() for a module of the library, bb_test() for a suite,
+# bb_script_test() for a test that is a command, bb_fuzz() for a fuzz target.
 
 set(CMAKE_C_STANDARD 17)
 set(CMAKE_C_EXTENSIONS ON)
@@ -10,6 +11,9 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 
 set(BUSBAR_SANITIZE "" CACHE STRING "Sanitizers for the library and tests: address,undefined or thread")
+
+option(BUSBAR_FUZZ "Build the fuzz targets (needs clang)" OFF)
+option(BUSBAR_COVERAGE "Count executed lines, for the target `coverage`" OFF)
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
@@ -24,6 +28,15 @@ target_link_libraries(bb_flags INTERFACE Threads::Threads PkgConfig::URCU)
 if(BUSBAR_SANITIZE)
     target_compile_options(bb_flags INTERFACE -fsanitize=${BUSBAR_SANITIZE} -fno-sanitize-recover=all)
     target_link_options(bb_flags INTERFACE -fsanitize=${BUSBAR_SANITIZE})
+endif()
+if(BUSBAR_FUZZ)
+    target_compile_options(bb_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+if(BUSBAR_COVERAGE)
+    target_compile_options(bb_flags INTERFACE --coverage -fprofile-update=atomic)
+    target_link_options(bb_flags INTERFACE --coverage)
+    add_custom_target(coverage USES_TERMINAL
+        COMMAND ${PROJECT_SOURCE_DIR}/tools/coverage ${PROJECT_SOURCE_DIR} ${CMAKE_BINARY_DIR})
 endif()
 
 # Leaves out, with a warning, sources that are not there yet, and configures again once they are.
@@ -108,4 +121,17 @@ function(bb_script_test name)
     add_test(NAME ${name}
         COMMAND ${BUSBAR_RUN_SUITE} --script ${name} ${BUSBAR_SKIP_DIR} ${T_COMMAND})
     set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
+endfunction()
+
+# bb_fuzz(NAME SOURCES file... LINK target...)
+# A libFuzzer target: its sources define LLVMFuzzerTestOneInput. Built where BUSBAR_FUZZ is on, into
+# fuzz/ of the build directory, where `./dev long` finds it.
+function(bb_fuzz name)
+    if(NOT BUSBAR_FUZZ)
+        return()
+    endif()
+    cmake_parse_arguments(T "" "" "SOURCES;LINK" ${ARGN})
+    add_executable(${name} ${T_SOURCES})
+    target_link_libraries(${name} PRIVATE bb_flags ${T_LINK} -fsanitize=fuzzer)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
 endfunction()
