@@ -31,13 +31,19 @@ struct bb_storm_params {
     uint64_t reads;         /* per vCPU */
     uint64_t torture_reads; /* per vCPU */
     uint64_t noisy_reads;   /* per vCPU */
-    uint64_t hold_ns;
-    uint64_t timer_rounds; /* per vCPU */
-    uint64_t tsc_khz;      /* of the guest's TSC, from KVM_GET_TSC_KHZ; 0: the host's, measured */
+    uint64_t hold_ns;       /* of the storm device's lock, at a time */
+    uint64_t rest_ns;       /* between two holds */
+    uint64_t think_ns;      /* of a reader in the noisy phase, before each read */
+    uint64_t publish_every; /* a reader offers its value to the others every so many reads */
+    uint64_t timer_rounds;  /* per vCPU */
+    uint64_t tsc_khz;       /* of the guest's TSC, from KVM_GET_TSC_KHZ; 0: the host's, measured */
 };
 
-/* Parameters under which a run takes a few seconds: totals are divided among the vCPUs. */
-struct bb_storm_params bb_storm_defaults(unsigned vcpus);
+/*
+ * Parameters under which a run takes a few seconds: totals are divided among the vCPUs. In a guest
+ * each read costs an exit; on host threads (`threads`) only a call, so there are many more of them.
+ */
+struct bb_storm_params bb_storm_defaults(unsigned vcpus, bool threads);
 
 /* Bytes of RAM from guest-physical 0 that the payload needs for this many vCPUs. */
 uint64_t bb_storm_ram_bytes(unsigned vcpus);
@@ -85,9 +91,10 @@ struct bb_storm_results {
     bool threads;  /* on host threads, not in a guest */
     enum bb_lock_mode lock_mode;
     struct bb_storm_latency reading[STORM_READING_PHASES];
-    uint64_t toggles, holds;
+    uint64_t toggles, halted_moved, holds;
     uint64_t programmed[STORM_ROUTES], arrived[STORM_ROUTES];
-    uint64_t missed, spurious;
+    uint64_t missed; /* rounds that were begun again: the comparator had passed too early */
+    uint64_t spurious;
     char failure[128]; /* what went wrong in a guest that did not finish; else "" */
 };
 

@@ -79,6 +79,15 @@ static inline unsigned storm_hist_bucket(uint64_t value)
 /* How an interrupt of the timers phase travels. */
 enum storm_route { STORM_MSI, STORM_EDGE, STORM_LEVEL, STORM_ROUTES };
 
+/* An I/O APIC pin that is none: the timer is used for messages only. */
+enum { STORM_NO_PIN = 0xff };
+
+/* Why a payload gave up: below 32 an exception, with its error code as detail. */
+enum storm_failure {
+    STORM_FAIL_APIC_ID = 32, /* a local APIC id was not the vCPU's number; detail: the id */
+    STORM_FAIL_HPET,         /* no usable HPET; detail: its capabilities */
+};
+
 struct storm_control {
     /* Written by the host before the start, then constant. */
     uint64_t magic;
@@ -88,11 +97,19 @@ struct storm_control {
     uint64_t torture_reads; /* per vCPU */
     uint64_t noisy_reads;   /* per vCPU */
     uint64_t hold_ns;       /* of the storm device, per write */
+    uint64_t rest_ns;       /* between two holds */
+    uint64_t think_ns;      /* of a reader in the noisy phase, before each read */
+    uint64_t publish_every; /* a reader offers counter_max every so many reads, at least 1 */
     uint64_t timer_rounds;  /* interrupts that each vCPU asks for */
     uint64_t hpet_gpa;
     uint64_t ioapic_gpa;
     uint64_t device_gpa;
     uint64_t tsc_khz;
+
+    /* Written by vCPU 0 before the first barrier: the I/O APIC pin of each HPET timer. */
+    uint32_t timers;
+    uint32_t timer_has_msi; /* bit mask */
+    uint8_t timer_pin[STORM_TIMERS_MAX];
 
     /* Shared: written by any vCPU, by atomic read-modify-write. */
     _Alignas(64) uint32_t barrier_arrived;
@@ -101,10 +118,12 @@ struct storm_control {
     _Alignas(64) uint32_t readers_left;
     uint32_t ready;                         /* vCPU 0 has made the IDT */
     _Alignas(64) uint32_t ioapic_lock;      /* guards IOREGSEL and IOWIN */
-    uint32_t timer_owner[STORM_TIMERS_MAX]; /* 1 + vCPU that uses this HPET timer; 0: free */
+    uint32_t timer_owner[STORM_TIMERS_MAX]; /* 1 + the vCPU that uses this timer; 0: free */
     _Alignas(64) uint32_t finished;         /* set by vCPU 0 as its last store */
-    uint32_t failed;                        /* a vCPU met an exception or a wrong machine */
-    uint64_t failure_vector, failure_rip, failure_detail; /* of the first that did */
+    uint32_t failed;                        /* set by the first vCPU that could not go on, which */
+    uint32_t failure;                       /* alone writes these four: enum storm_failure */
+    uint32_t failure_vcpu;
+    uint64_t failure_rip, failure_detail;
 };
 
 /* One vCPU's results. Times are TSC ticks. */
@@ -121,19 +140,20 @@ struct storm_reading {
 struct storm_timers {
     uint64_t programmed[STORM_ROUTES];
     uint64_t arrived[STORM_ROUTES];
-    uint64_t missed;   /* comparator was in the past once written: nothing was due, none came */
+    uint64_t missed;   /* the comparator had passed before the timer was enabled; none came */
     uint64_t spurious; /* an interrupt that nobody had asked for */
 };
 
 struct storm_vcpu {
     uint64_t apic_id;
-    uint64_t toggles; /* writes of ENABLE_CNF, vCPU 0 */
-    uint64_t holds;   /* writes to the storm device, vCPU 0 */
+    uint64_t toggles;      /* times that vCPU 0 disabled the counter and enabled it again */
+    uint64_t halted_moved; /* times that it saw the counter move while it was disabled */
+    uint64_t holds;        /* writes to the storm device, vCPU 0 */
     struct storm_reading reading[STORM_READING_PHASES];
     struct storm_timers timers;
-    /* Written by this vCPU's interrupt handlers, read by its own code. */
-    uint64_t interrupts[STORM_ROUTES];
-    uint64_t level_timer; /* the HPET timer whose status the level handler clears */
+    /* This vCPU's interrupt handlers and its own code. */
+    uint64_t interrupts[STORM_ROUTES]; /* taken so far */
+    uint64_t level_timer;              /* the HPET timer whose status the level handler clears */
 };
 
 _Static_assert(sizeof(struct storm_vcpu) <= STORM_VCPU_BYTES - 0x1000, "room for a 4 KiB stack");
