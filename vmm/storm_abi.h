@@ -86,6 +86,7 @@ enum { STORM_NO_PIN = 0xff };
 enum storm_failure {
     STORM_FAIL_APIC_ID = 32, /* a local APIC id was not the vCPU's number; detail: the id */
     STORM_FAIL_HPET,         /* no usable HPET; detail: its capabilities */
+    STORM_FAIL_CONTEXT,      /* a host thread could not be attached to the engine */
 };
 
 struct storm_control {
