@@ -24,8 +24,8 @@ struct bb_clock {
 };
 
 /*
- * The kernel's vDSO orders its counter read behind earlier loads (lfence;rdtsc or rdtscp), but
- * not before later ones; the fence does that. So it is an ordered source.
+ * An ordered source without a fence of ours: the kernel's vDSO orders its counter read behind
+ * earlier loads (lfence;rdtsc or rdtscp), and the result depends on what it read.
  */
 static inline bb_ns_t host_now(void *opaque)
 {
@@ -33,7 +33,6 @@ static inline bb_ns_t host_now(void *opaque)
 
     (void)opaque;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    bb_load_fence_serializing();
     return (bb_ns_t)now.tv_sec * 1000000000u + (bb_ns_t)now.tv_nsec;
 }
 
@@ -53,7 +52,16 @@ static bb_ns_t virtual_now(void *opaque)
 
 bb_ns_t bb_clock_now_ns(struct bb_clock *clock)
 {
-    return clock->mode == BB_CLOCK_HOST ? virtual_now(clock) : manual_now(clock);
+    bb_ns_t now_ns;
+
+    if (clock->mode == BB_CLOCK_MANUAL) {
+        return manual_now(clock);
+    }
+    now_ns = virtual_now(clock);
+    /* The time before the caller's later loads, which need not depend on it. Without this a device
+     * that checks a state word after the clock could have checked it before. */
+    bb_load_fence_serializing();
+    return now_ns;
 }
 
 struct bb_time_source bb_clock_source(struct bb_clock *clock)

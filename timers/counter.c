@@ -26,9 +26,12 @@
  *  2. A validated read's sample precedes its second load of RUNNING(n), which precedes STOPPING(n)
  *     becoming visible (one word, one order), which precedes every helper's load of it, which
  *     precedes that helper's sample. The source is monotonic, so decided time >= sample: no value
- *     of era n is above the value at which era n halts. The order of sample and load is the two
- *     serialising fences, or the source's own; that of the writer's sample behind its own
- *     STOPPING is the full fence and the fence before the sample.
+ *     of era n is above the value at which era n halts. The sample stays behind the first load by
+ *     the source's own order, or a fence; the second load behind the sample because its address
+ *     depends on it (bb_zero_after_()); the writer's sample behind its own STOPPING by the full
+ *     fence and the source's order. In a counter over a counter the outer load's address depends
+ *     on the inner value, so one fence before the innermost sample serves all levels; an inner
+ *     value that comes from memory alone is ordered by acquire loads.
  *  3. An era that follows a halt by bb_counter_run() begins with the value of the halt, and a
  *     value of it is its start value plus something that is not negative.
  *  4. Returning the start value of a running era m that was not current when the read began is
@@ -63,7 +66,7 @@ static uint64_t undecided(uint64_t number)
     return BB_TIME_LIMIT_ | number;
 }
 
-/* The source, sampled after every earlier load and before every later one. */
+/* The source, sampled after every earlier load; stores that follow can't be seen before it. */
 static bb_ns_t sample(const struct bb_counter *counter)
 {
     bb_ns_t now_ns;
@@ -197,7 +200,13 @@ void bb_counter_init(struct bb_counter *counter, const struct bb_time_source *so
         .tick_ns = tick_ns == 0 ? 1 : tick_ns,
         .era = era_word(0, BB_ERA_HALTED_),
     };
-    counter->tick_reciprocal = UINT64_MAX / counter->tick_ns;
+    if (counter->tick_ns > 1) {
+        uint64_t reciprocal = UINT64_MAX / counter->tick_ns + 1;
+        uint64_t excess = reciprocal * counter->tick_ns; /* e of bb_counter_ticks_(), mod 2^64 */
+
+        counter->tick_reciprocal = reciprocal;
+        counter->reciprocal_below = excess == 0 ? UINT64_MAX : UINT64_MAX / excess;
+    }
 }
 
 uint64_t bb_counter_read(struct bb_counter *counter)

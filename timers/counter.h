@@ -11,10 +11,10 @@
  *  1. The writer moves the era word RUNNING -> STOPPING by a read-modify-write, then a full fence.
  *  2. Whoever sees STOPPING (the writer, or any reader) reads the source and proposes that time;
  *     one compare-and-swap on the era's halt slot decides it. Nobody waits for the writer.
- *  3. A reader of a running counter loads the era word, reads the source with a serialising fence
- *     on either side, and loads the era word again. If it is unchanged, the source was read before
- *     STOPPING was visible, hence before any proposal's source read: the halt value can't be less.
- *     If it changed, the reader returns the value of the transition it ran into.
+ *  3. A reader of a running counter loads the era word, reads the source, and loads the era word
+ *     again, the three kept in that order (fences, or `ordered` below). If it is unchanged, the
+ * source was read before STOPPING was visible, hence before any proposal's source read: the halt
+ * value can't be less. If it changed, the reader returns the value of the transition it ran into.
  *
  * Invariants, given a source that is monotonic across threads with a happens-before:
  *  A. No value returned by a read that began after a returned read ended is smaller, unless
@@ -36,9 +36,9 @@ BB_BEGIN_DECLS
  * A monotonic time, readable by any thread in wait-free time, in nanoseconds, below 2^63.
  *
  * `ordered` says that now_ns keeps order by itself: it samples the time after every earlier load
- * of its caller and before every later one (serialising fences round an rdtsc, or an acquire load
- * of a word in memory). Where it is false the counter puts a fence on either side of the call;
- * where it is true a counter over a counter pays for the innermost pair of fences only.
+ * of its caller, and before every later load whose address depends on what it returned (fences
+ * round an rdtsc do that, as does a plain acquire load of a time kept in memory). Where it is
+ * false the counter puts a serialising fence on either side of the call.
  */
 struct bb_time_source {
     bb_ns_t (*now_ns)(void *opaque);
@@ -52,7 +52,8 @@ enum { BB_COUNTER_ERAS = 8 };
 struct bb_counter {
     struct bb_time_source source; /* immutable */
     uint64_t tick_ns;             /* immutable: nanoseconds a tick, at least 1 */
-    uint64_t tick_reciprocal;     /* immutable: (2^64 - 1) / tick_ns */
+    uint64_t tick_reciprocal;     /* immutable: 2^64 / tick_ns, rounded up */
+    uint64_t reciprocal_below;    /* immutable: it divides times below this exactly */
     uint64_t era;                 /* (a) era number << 2 | phase; written by the writer, and by
                                      helpers for STOPPING -> HALTED */
     struct {

@@ -21,18 +21,42 @@ enum { BB_ERA_SHIFT_ = 2, BB_ERA_PHASE_MASK_ = 3 };
 /* Times are below this; a slot's halt_ns at or above it is undecided. */
 #define BB_TIME_LIMIT_ BB_BIT64(63)
 
+/*
+ * Zero, in a way that neither compiler nor processor knows before `sample` is known: a load whose
+ * address it is added to begins after the time was sampled. It does for validation what a fence
+ * behind the sample would do and costs 6 to 8 ns less, since later work need not wait. On x86
+ * `and` with 0 is no zeroing idiom (xor and sub of a register with itself are), and there is no
+ * processor of that kind that predicts values. Elsewhere it is a fence.
+ */
+static inline uint64_t bb_zero_after_(bb_ns_t sample)
+{
+#if defined(__x86_64__)
+    __asm__ __volatile__("andq $0, %0" : "+r"(sample) : : "memory", "cc");
+    return sample;
+#else
+    (void)sample;
+    bb_load_fence_serializing();
+    return 0;
+#endif
+}
+
 struct bb_counter_state_ {
     uint64_t value;
     bb_ns_t source_ns;
     bool running;
 };
 
-/* Whole ticks in `ns`: the multiplication is at most one short, since reciprocal's error is < 1. */
+/*
+ * Whole ticks in `ns`. With r = 2^64 / tick rounded up, and r * tick = 2^64 + e, ns * r / 2^64
+ * exceeds ns / tick by ns * e / (tick * 2^64): less than 1 / tick, so never carried into the next
+ * integer, while ns * e < 2^64.
+ */
 static inline uint64_t bb_counter_ticks_(const struct bb_counter *counter, uint64_t ns)
 {
-    uint64_t ticks = (uint64_t)(((unsigned __int128)ns * counter->tick_reciprocal) >> 64);
-
-    return ticks + (ns - ticks * counter->tick_ns >= counter->tick_ns);
+    if (BB_LIKELY(ns < counter->reciprocal_below)) {
+        return (uint64_t)(((unsigned __int128)ns * counter->tick_reciprocal) >> 64);
+    }
+    return ns / counter->tick_ns;
 }
 
 /*
@@ -58,6 +82,7 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
         bb_ns_t start_ns = bb_load_acquire(&counter->slot[i].start_ns);
         uint64_t start_value = bb_load_acquire(&counter->slot[i].start_value);
         bb_ns_t source_ns;
+        uint64_t zero;
 
         if (!ordered) {
             bb_load_fence_serializing(); /* the sample comes after the load of the era word */
@@ -66,13 +91,15 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
         if (!ordered) {
             bb_load_fence_serializing(); /* and before the one that validates it */
         }
+        zero = bb_zero_after_(source_ns);
         /* Pairs with bb_counter_halt_begin_() and publish(). */
-        if (BB_LIKELY(bb_load_acquire(&counter->era) == era)) {
+        if (BB_LIKELY(bb_load_acquire((uint64_t *)((char *)&counter->era + zero)) == era)) {
             uint64_t elapsed_ns = source_ns > start_ns ? source_ns - start_ns : 0;
 
             return (struct bb_counter_state_){
-                .value =
-                    start_value + (unit_tick ? elapsed_ns : bb_counter_ticks_(counter, elapsed_ns)),
+                /* Plus zero: so a counter over this one inherits the dependency. */
+                .value = start_value + zero +
+                         (unit_tick ? elapsed_ns : bb_counter_ticks_(counter, elapsed_ns)),
                 .source_ns = source_ns,
                 .running = true,
             };
