@@ -111,7 +111,6 @@ function(bb_test name)
     target_link_libraries(${name} PRIVATE bb_test_runner ${T_LINK})
     add_test(NAME ${name}
         COMMAND ${BUSBAR_RUN_SUITE} ${name} ${BUSBAR_SKIP_DIR} $<TARGET_FILE:${name}>)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
 endfunction()
 
 # bb_script_test(NAME COMMAND command arg...)
@@ -120,7 +119,7 @@ function(bb_script_test name)
     cmake_parse_arguments(T "" "" "COMMAND" ${ARGN})
     add_test(NAME ${name}
         COMMAND ${BUSBAR_RUN_SUITE} --script ${name} ${BUSBAR_SKIP_DIR} ${T_COMMAND})
-    set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
+    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endfunction()
 
 # bb_fuzz(NAME SOURCES file... LINK target...)
