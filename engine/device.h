@@ -33,6 +33,13 @@ struct bb_device_ops {
      */
     void (*notified)(struct bb_ctx *ctx, void *opaque, uint64_t pins);
     /*
+     * Set every line from the device's state, anew. Needed only by a device that sets its lines
+     * outside its lock and makes nested writes: a raise that had to queue behind such a write is
+     * made by calling this, under the device's lock. NULL: such a raise is made, under the lock,
+     * unless the source was set again meanwhile.
+     */
+    void (*relevel)(struct bb_ctx *ctx, void *opaque);
+    /*
      * Removal is complete: no callback of the device runs or will run. Frees the device's own
      * state. Runs on bb-complete or in bb_device_remove_wait(), with nothing held.
      */

@@ -43,6 +43,9 @@ struct bb_line_sink {
     void (*notify)(struct bb_ctx *ctx, void *opaque, unsigned pin);
     void *opaque;
     unsigned pin;
+    /* The device that notify() belongs to; when it is removed the line is disconnected. NULL: what
+     * notify() uses outlives the line. */
+    struct bb_device *device;
 };
 
 /*

@@ -136,6 +136,7 @@ static bool rank_known(enum bb_lock_rank rank)
 {
     switch (rank) {
     case BB_RANK_EXTERNAL:
+    case BB_RANK_BASELINE:
     case BB_RANK_DEVICE:
     case BB_RANK_NARROW:
     case BB_RANK_ENGINE:
@@ -186,6 +187,7 @@ void bb_lock_acquire(struct bb_ctx *ctx, struct bb_lock *lock)
     (void)pthread_mutex_lock(&lock->mutex);
     note_taken(ctx, lock);
     ctx->lock_depth++;
+    ctx->narrow_depth += lock->rank == BB_RANK_NARROW ? 1 : 0;
 }
 
 bool bb_lock_try(struct bb_ctx *ctx, struct bb_lock *lock)
@@ -195,6 +197,7 @@ bool bb_lock_try(struct bb_ctx *ctx, struct bb_lock *lock)
     }
     note_taken(ctx, lock);
     ctx->lock_depth++;
+    ctx->narrow_depth += lock->rank == BB_RANK_NARROW ? 1 : 0;
     return true;
 }
 
@@ -202,5 +205,6 @@ void bb_lock_release(struct bb_ctx *ctx, struct bb_lock *lock)
 {
     note_released(ctx, lock);
     ctx->lock_depth--;
+    ctx->narrow_depth -= lock->rank == BB_RANK_NARROW ? 1 : 0;
     (void)pthread_mutex_unlock(&lock->mutex);
 }

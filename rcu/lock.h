@@ -22,6 +22,7 @@ struct bb_lock;
 
 enum bb_lock_rank {
     BB_RANK_EXTERNAL = 10, /* the embedder's own lock, taken through its hooks */
+    BB_RANK_BASELINE = 15, /* a device's lock in BB_LOCK_DEVICE mode, around its LOCKFREE regions */
     BB_RANK_DEVICE = 20,   /* a device's lock */
     BB_RANK_NARROW = 30, /* a lock inside a LOCKFREE device: one timer, one channel, one context */
     BB_RANK_ENGINE = 40, /* the engine's object tables */

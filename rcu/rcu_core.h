@@ -42,6 +42,7 @@ struct bb_ctx {
     struct bb_rcu *rcu;         /* immutable */
     uint32_t callback_depth;    /* device callbacks active on this context */
     uint32_t lock_depth;        /* ranked locks held */
+    uint32_t narrow_depth;      /* of these, locks of rank NARROW */
     uint32_t pin_depth;         /* pins held by callbacks active on this context */
     bool throttle;              /* the outermost epilogue must wait for the byte bound */
     uint32_t device_id;         /* (a) id of the device whose callback runs; 0: none. For reports */

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Chains: why no lock order exists between devices.
+ *
+ * A chain is an outermost access, an expiry or an outermost bb_post(), and everything it sets off
+ * on its context. While one of its callbacks runs, an effect on another device either runs at once
+ * or is posted here and runs in the epilogue, after the callback's lock, pin and section have been
+ * dropped and before the access returns.
+ *
+ * Invariants:
+ *  1. When an effect begins, the chain holds no device lock, no narrow lock, no pin of its own and
+ *     no section. (The pin that posting took belongs to the effect, and is waited for by removal
+ *     only, which holds nothing.) So whatever lock an effect waits for, nobody waits for this
+ *     thread because of a lock that the engine gave it: no cycle of waiting can be built.
+ *  2. Order: effects posted while effect E ran go directly behind E, in the order posted, before
+ *     what was posted earlier to run after E. The outcome is that of a synchronous machine in which
+ *     each write finishes with all it causes before the next begins.
+ *  3. Once a write has been posted by the running callback, later RAM writes, messages and raises
+ * of that callback are posted behind it (`ordered` > 0), so that the guest can't see the
+ *     announcement before the data. A raise is posted as "look again", never as a level.
+ *  4. Each effect carries the record of the callback that posted it; records form a tree by parent.
+ *     A device is re-entered where a record on the way to the root names it: a matter of this
+ *     chain alone, so concurrent vCPUs never refuse one another.
+ *  5. A chain posts at most chain_effects_max effects in its life and has at most BB_CHAIN_QUEUE_
+ *     outstanding: two devices that write to each other for ever cost a bounded number of steps.
+ *  6. A context with effects outstanding is `busy`: pause waits for it, and its effects pass the
+ *     gate.
+ */
+#include "engine_internal.h"
+
+void bb_chain_init_(struct bb_chain_ *chain)
+{
+    for (uint16_t i = 0; i < BB_CHAIN_QUEUE_; i++) {
+        chain->effect[i].next = (uint16_t)(i + 1);
+    }
+    chain->free = 0;
+    chain->head = BB_CHAIN_QUEUE_;
+    chain->insert = BB_CHAIN_QUEUE_;
+    chain->record = 0;
+    chain->record_count = 1;
+    chain->records[0].parent = BB_CHAIN_NO_RECORD_;
+}
+
+bool bb_may_block_(const struct bb_ectx_ *e)
+{
+    const struct bb_external_lock *external = &e->engine->external;
+
+    return bb_ctx_may_block_(&e->mem.base) && !e->chain.epilogue &&
+           (external->held == NULL || !external->held(external->opaque));
+}
+
+/* True where `device_id` stands on the way from `record` to the root of the chain. */
+bool bb_chain_has_(const struct bb_chain_ *chain, uint16_t record, uint32_t device_id)
+{
+    while (record != BB_CHAIN_NO_RECORD_) {
+        if (chain->records[record].device_id == device_id) {
+            return true;
+        }
+        record = chain->records[record].parent;
+    }
+    return false;
+}
+
+/* A new record, or BB_CHAIN_NO_RECORD_ where the chain has used up its records. */
+uint16_t bb_chain_record_(struct bb_ectx_ *e, uint32_t device_id, uint16_t parent)
+{
+    struct bb_chain_ *chain = &e->chain;
+
+    if (chain->record_count == BB_CHAIN_RECORDS_) {
+        return BB_CHAIN_NO_RECORD_;
+    }
+    uint16_t record = chain->record_count++;
+    chain->records[record].device_id = device_id;
+    chain->records[record].parent = parent;
+    e->pending = true; /* the epilogue gives the records back */
+    return record;
+}
+
+struct bb_frame_ bb_frame_enter_(struct bb_ectx_ *e, struct bb_device *device, uint32_t device_id,
+                                 uint16_t record)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    struct bb_frame_ before = {e->chain.device, ctx->device_id, e->chain.record};
+
+    e->chain.device = device;
+    e->chain.record = record;
+    /* Relaxed: read by stall and pause reports only, which want any recent value. */
+    bb_store_relaxed(&ctx->device_id, device_id);
+    ctx->callback_depth++;
+    return before;
+}
+
+void bb_frame_leave_(struct bb_ectx_ *e, struct bb_frame_ before)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+
+    ctx->callback_depth--;
+    bb_store_relaxed(&ctx->device_id, before.device_id); /* relaxed: as in bb_frame_enter_ */
+    e->chain.record = before.record;
+    e->chain.device = before.device;
+}
+
+/*
+ * Takes an effect from the pool, puts it in its place in the queue and pins `device` (NULL: the
+ * device whose callback runs). The caller fills in what it does. NULL where a bound was reached.
+ */
+struct bb_effect_ *bb_chain_post_(struct bb_ectx_ *e, struct bb_device *device, bool ordered,
+                                  enum bb_effect_kind_ kind)
+{
+    struct bb_chain_ *chain = &e->chain;
+    uint16_t index = chain->free;
+
+    if (index == BB_CHAIN_QUEUE_ || chain->spent >= e->engine->chain_effects_max) {
+        bb_count_(e, effects_refused);
+        return NULL;
+    }
+    struct bb_effect_ *effect = &chain->effect[index];
+    chain->free = effect->next;
+    if (chain->insert == BB_CHAIN_QUEUE_) {
+        effect->next = chain->head;
+        chain->head = index;
+    } else {
+        effect->next = chain->effect[chain->insert].next;
+        chain->effect[chain->insert].next = index;
+    }
+    chain->insert = index;
+    chain->spent++;
+    chain->ordered = (uint16_t)(chain->ordered + (ordered ? 1 : 0));
+    e->pending = true;
+    effect->kind = (uint8_t)kind;
+    effect->record = chain->record;
+    effect->device = device != NULL ? device : chain->device;
+    /*
+     * Busy before the section is left (the caller's, or this one): a pause that has waited for a
+     * grace period sees it. Pairs with the acquire load in scan_busy() (pause.c).
+     */
+    bb_section_enter_(&e->mem.base);
+    bb_store_release(&e->busy, 1);
+    effect->pin_side = (uint8_t)bb_pins_get_(&effect->device->pins);
+    bb_section_leave_(&e->mem.base);
+    bb_count_(e, effects_posted);
+    return effect;
+}
+
+static void run_call(struct bb_ectx_ *e, const struct bb_effect_ *effect)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    struct bb_frame_ frame = bb_frame_enter_(e, effect->device, effect->device->id, effect->record);
+
+    /* Its pin counts as a lock: what it does to other devices is posted in its turn. */
+    ctx->pin_depth++;
+    effect->call.fn(ctx, effect->call.opaque, effect->call.argument);
+    ctx->pin_depth--;
+    bb_frame_leave_(e, frame);
+}
+
+static void run_effect(struct bb_ectx_ *e, const struct bb_effect_ *effect)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+
+    switch ((enum bb_effect_kind_)effect->kind) {
+    case BB_EFFECT_WRITE_:
+        (void)bb_access_effect_(e, effect); /* a posted write's error is counted, as on a bus */
+        break;
+    case BB_EFFECT_MSI_:
+        (void)bb_msi_send(ctx, effect->msi.address, effect->msi.data);
+        break;
+    case BB_EFFECT_RAISE_:
+    case BB_EFFECT_PULSE_:
+        bb_source_effect_(ctx, effect);
+        break;
+    case BB_EFFECT_CALL_:
+        run_call(e, effect);
+        break;
+    }
+}
+
+/* The epilogue of an outermost access, expiry or post: with nothing held. */
+void bb_chain_finish_(struct bb_ectx_ *e)
+{
+    struct bb_chain_ *chain = &e->chain;
+    struct bb_ctx *ctx = &e->mem.base;
+
+    chain->epilogue = true;
+    while (chain->head != BB_CHAIN_QUEUE_) {
+        uint16_t index = chain->head;
+        struct bb_effect_ effect = chain->effect[index];
+
+        chain->head = effect.next;
+        chain->effect[index].next = chain->free;
+        chain->free = index;
+        chain->insert = BB_CHAIN_QUEUE_;
+        chain->ordered = 0;
+        chain->record = effect.record;
+        run_effect(e, &effect);
+        bb_pins_put_(e->engine->rcu, &effect.device->pins, effect.pin_side);
+    }
+    chain->epilogue = false;
+    chain->insert = BB_CHAIN_QUEUE_;
+    chain->ordered = 0;
+    chain->spent = 0;
+    chain->record = 0;
+    chain->record_count = 1;
+    e->pending = false;
+    e->active = false;
+    bb_busy_clear_(e);
+    if (ctx->throttle) {
+        ctx->throttle = false;
+        bb_rcu_throttle_(ctx);
+    }
+}
+
+/*
+ * Runs the effects of callbacks that ran outside any chain: a device's inbox that was emptied by an
+ * embedder's thread which took the device's lock or set a line. Nothing where a chain is running,
+ * which will do it itself, or where the thread still holds something.
+ */
+void bb_chain_settle_(struct bb_ectx_ *e)
+{
+    if (BB_UNLIKELY(e->pending) && !e->active && !e->chain.epilogue &&
+        bb_ctx_may_block_(&e->mem.base)) {
+        bb_chain_finish_(e);
+    }
+}
+
+/*
+ * A nested read of RAM must see the writes that the running effect has posted so far: lays their
+ * bytes over `value`, in the order in which they will be made. What stands behind `insert` in the
+ * queue comes later in the order of the synchronous machine (invariant 2) and is not seen.
+ */
+void bb_chain_forward_(const struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa,
+                       unsigned size, uint64_t *value)
+{
+    const struct bb_chain_ *chain = &e->chain;
+
+    if (chain->insert == BB_CHAIN_QUEUE_) {
+        return;
+    }
+    uint16_t end = chain->effect[chain->insert].next;
+    for (uint16_t i = chain->head; i != end; i = chain->effect[i].next) {
+        const struct bb_effect_ *effect = &chain->effect[i];
+
+        if (effect->kind != BB_EFFECT_WRITE_ || effect->write.space != space) {
+            continue;
+        }
+        for (unsigned byte = 0; byte < size; byte++) {
+            uint64_t into = gpa + byte - effect->write.gpa;
+            if (into < effect->size) {
+                uint64_t from = bb_field_get(effect->write.value, (unsigned)into * 8, 8);
+                *value = bb_field_set(*value, byte * 8, 8, from);
+            }
+        }
+    }
+}
+
+int bb_post(struct bb_ctx *ctx, struct bb_device *device,
+            void (*fn)(struct bb_ctx *ctx, void *opaque, uint64_t argument), void *opaque,
+            uint64_t argument)
+{
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+    bool outermost = ctx->callback_depth == 0 && !e->chain.epilogue;
+
+    if (outermost) {
+        if (!bb_gate_enter_(e)) {
+            return BB_E_CONTEXT;
+        }
+        e->chain.records[0].device_id = device->id;
+    }
+    struct bb_effect_ *effect = bb_chain_post_(e, device, false, BB_EFFECT_CALL_);
+    if (effect != NULL) {
+        effect->call.fn = fn;
+        effect->call.opaque = opaque;
+        effect->call.argument = argument;
+    }
+    if (outermost) {
+        bb_chain_finish_(e);
+        bb_gate_leave_(e);
+    }
+    return effect != NULL ? BB_OK : BB_E_LIMIT;
+}
+
+int bb_msi_send(struct bb_ctx *ctx, uint64_t address, uint32_t data)
+{
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+    const struct bb_msi_sink *sink = &e->engine->msi_sink;
+
+    if (ctx->callback_depth > 0 && e->chain.ordered > 0) {
+        struct bb_effect_ *effect = bb_chain_post_(e, NULL, true, BB_EFFECT_MSI_);
+        if (effect == NULL) {
+            bb_count_(e, msi_dropped);
+            return BB_E_LIMIT;
+        }
+        effect->msi.address = address;
+        effect->msi.data = data;
+        return BB_OK;
+    }
+    if (sink->deliver == NULL || sink->deliver(ctx, sink->opaque, address, data) != BB_OK) {
+        bb_count_(e, msi_dropped);
+        return BB_E_DEVICE;
+    }
+    bb_count_(e, msi_sent);
+    return BB_OK;
+}

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The way of an access.
+ *
+ *   bb_mmio_read/write -> read section -> last-hit entry or tree -> rules -> class -> callback
+ *                      -> epilogue -> result
+ *
+ * The fast path is an outermost access of an implemented size, aligned, inside one LOCKFREE region,
+ * with the gate open and no baseline lock asked for. It writes only lines of its own context: no
+ * read-modify-write, no fence instruction, no allocation, no thread-local storage. Everything else
+ * goes to access_slow(), which cuts the access into pieces that lie in one region each.
+ *
+ * Why the gate is seen: the load of `slow` comes after the section began. A pause sets it, then
+ * waits for a grace period. Either that grace period waits for this section, or its membarrier
+ * comes before this section's beginning, and then this load sees the gate closed.
+ */
+#include "engine_internal.h"
+
+/* Runs the callbacks of one piece in the frame of `record`. */
+static int call_region(struct bb_ectx_ *e, const struct bb_region *region, uint64_t offset,
+                       unsigned size, uint64_t *value, bool write, uint16_t record)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    struct bb_frame_ frame = bb_frame_enter_(e, region->owner, region->owner_id, record);
+    int result = write ? bb_region_write_(ctx, region, offset, size, *value)
+                       : bb_region_read_(ctx, region, offset, size, value);
+
+    bb_frame_leave_(e, frame);
+    return result;
+}
+
+/*
+ * A callback outside any section, with a pin on the device in its place. Called in the section in
+ * which the region was found; leaves it for the time of the callback.
+ */
+static int call_pinned(struct bb_ectx_ *e, const struct bb_region *region, uint64_t offset,
+                       unsigned size, uint64_t *value, bool write, uint16_t record)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    const struct bb_external_lock *external = &e->engine->external;
+    struct bb_device *device = region->owner;
+    unsigned side = bb_pins_get_(&device->pins);
+    bool lock = false;
+    int result;
+
+    bb_section_leave_(ctx);
+    if (region->klass == BB_CLASS_EXTERNAL_LOCK) {
+        lock = external->held == NULL || !external->held(external->opaque);
+        if (lock) {
+            external->lock(external->opaque);
+        }
+    }
+    ctx->pin_depth++;
+    result = call_region(e, region, offset, size, value, write, record);
+    ctx->pin_depth--;
+    if (lock) {
+        external->unlock(external->opaque);
+    }
+    bb_section_enter_(ctx);
+    bb_pins_put_(e->engine->rcu, &device->pins, side);
+    return result;
+}
+
+/* One piece of an outermost access or of a posted write. In a section; nothing else is held. */
+static int outer_piece(struct bb_ectx_ *e, const struct bb_region *region, uint64_t offset,
+                       unsigned size, uint64_t *value, bool write, bool in_users_section)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    struct bb_chain_ *chain = &e->chain;
+    uint16_t record = 0;
+    int result;
+
+    if (region->kind == BB_REGION_RAM_) {
+        return write ? bb_region_write_(ctx, region, offset, size, *value)
+                     : bb_region_read_(ctx, region, offset, size, value);
+    }
+    if (chain->epilogue) {
+        if (!region->reentrant && bb_chain_has_(chain, chain->record, region->owner_id)) {
+            bb_count_(e, reentrant);
+            return BB_E_DEVICE;
+        }
+        record = bb_chain_record_(e, region->owner_id, chain->record);
+        if (record == BB_CHAIN_NO_RECORD_) {
+            bb_count_(e, effects_refused);
+            return BB_E_DEVICE;
+        }
+    } else {
+        chain->records[0].device_id = region->owner_id;
+    }
+    switch ((enum bb_class)region->klass) {
+    case BB_CLASS_LOCKFREE:
+        if ((bb_load_relaxed(&e->engine->slow) & BB_SLOW_LOCK_DEVICE_) != 0) {
+            bb_lock_acquire(ctx, &region->owner->baseline);
+            result = call_region(e, region, offset, size, value, write, record);
+            bb_lock_release(ctx, &region->owner->baseline);
+            return result;
+        }
+        return call_region(e, region, offset, size, value, write, record);
+    case BB_CLASS_DEVICE_LOCK:
+        if (ctx->lock_depth > 0) {
+            return BB_E_CONTEXT; /* the embedder holds a ranked lock around its access */
+        }
+        bb_device_lock(ctx, region->owner);
+        result = call_region(e, region, offset, size, value, write, record);
+        bb_device_unlock(ctx, region->owner);
+        return result;
+    case BB_CLASS_MAY_SLEEP:
+    case BB_CLASS_EXTERNAL_LOCK:
+        if (ctx->lock_depth > 0 || in_users_section) {
+            return BB_E_CONTEXT;
+        }
+        return call_pinned(e, region, offset, size, value, write, record);
+    }
+    return BB_E_DEVICE;
+}
+
+static int post_write(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa, unsigned size,
+                      uint64_t value)
+{
+    struct bb_effect_ *effect = bb_chain_post_(e, NULL, true, BB_EFFECT_WRITE_);
+
+    if (effect == NULL) {
+        return BB_E_DEVICE;
+    }
+    effect->size = (uint8_t)size;
+    effect->write.space = space;
+    effect->write.gpa = gpa;
+    effect->write.value = value;
+    return BB_OK;
+}
+
+/* One piece of a nested access, by rule 1 of the chains. In a section. */
+static int nested_piece(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa,
+                        const struct bb_region *region, uint64_t offset, unsigned size,
+                        uint64_t *value, bool write)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    struct bb_chain_ *chain = &e->chain;
+    bool must_queue = write && chain->ordered > 0;
+    int result;
+
+    if (region->kind == BB_REGION_RAM_) {
+        if (must_queue) {
+            return post_write(e, space, gpa, size, *value);
+        }
+        if (write) {
+            return bb_region_write_(ctx, region, offset, size, *value);
+        }
+        result = bb_region_read_(ctx, region, offset, size, value);
+        if (result == BB_OK) {
+            bb_chain_forward_(e, space, gpa, size, value);
+        }
+        return result;
+    }
+    if (!region->reentrant && bb_chain_has_(chain, chain->record, region->owner_id)) {
+        bb_count_(e, reentrant);
+        return BB_E_DEVICE;
+    }
+    if (region->klass != BB_CLASS_LOCKFREE || ctx->lock_depth > 0 || ctx->pin_depth > 0 ||
+        must_queue || (bb_load_relaxed(&e->engine->slow) & BB_SLOW_LOCK_DEVICE_) != 0) {
+        if (write) {
+            return post_write(e, space, gpa, size, *value);
+        }
+        bb_count_(e, nested_refused);
+        return BB_E_DEVICE;
+    }
+    if (ctx->callback_depth >= BB_NEST_MAX_) {
+        bb_count_(e, nested_refused);
+        return BB_E_DEVICE;
+    }
+    uint16_t records_before = chain->record_count;
+    uint32_t spent_before = chain->spent;
+    uint16_t record = bb_chain_record_(e, region->owner_id, chain->record);
+    if (record == BB_CHAIN_NO_RECORD_) {
+        bb_count_(e, nested_refused);
+        return BB_E_DEVICE;
+    }
+    result = call_region(e, region, offset, size, value, write, record);
+    if (chain->spent == spent_before) {
+        chain->record_count = records_before; /* nothing refers to it */
+    }
+    return result;
+}
+
+/* The piece at `gpa`: at most *size bytes, cut down to what lies in one region or in none. */
+static int access_piece(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa, unsigned *size,
+                        uint64_t *value, bool write)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    bool in_users_section = ctx->callback_depth == 0 && bb_section_active_(ctx);
+    int result;
+
+    bb_section_enter_(ctx);
+    const struct bb_hit_ *hit = bb_map_find_(&e->mem, space, gpa);
+    if (hit == NULL) {
+        for (unsigned byte = 1; byte < *size; byte++) {
+            if (bb_map_find_(&e->mem, space, gpa + byte) != NULL) {
+                *size /= 2;
+                byte = 0;
+            }
+        }
+        result = BB_E_DECODE;
+    } else {
+        const struct bb_region *region = hit->region;
+        uint64_t offset = gpa - hit->first;
+
+        while (offset + *size - 1 > hit->last_offset) {
+            *size /= 2;
+        }
+        offset += hit->region_offset;
+        result = ctx->callback_depth > 0
+                     ? nested_piece(e, space, gpa, region, offset, *size, value, write)
+                     : outer_piece(e, region, offset, *size, value, write, in_users_section);
+    }
+    bb_section_leave_(ctx);
+    return result;
+}
+
+/* An access of any size from 1 to 8, as pieces in rising order of address. */
+static int access_pieces(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa, unsigned size,
+                         uint64_t *value, bool write)
+{
+    uint64_t whole = 0;
+    bool unassigned = false;
+    bool refused = false;
+    int context = BB_OK;
+
+    for (unsigned done = 0; done < size;) {
+        unsigned step = 8;
+        while (step > size - done) {
+            step /= 2;
+        }
+        uint64_t piece = write ? *value >> (done * 8) : 0;
+        int result = access_piece(e, space, gpa + done, &step, &piece, write);
+
+        if (result != BB_OK) {
+            piece = space->unassigned;
+            unassigned |= result == BB_E_DECODE;
+            refused |= result != BB_E_DECODE;
+            context = result == BB_E_CONTEXT ? result : context;
+        }
+        whole |= (piece & bb_mask_bytes(step)) << (done * 8);
+        done += step;
+    }
+    if (!write) {
+        *value = whole;
+    }
+    if (unassigned) {
+        if (write) {
+            bb_count_(e, unassigned_writes);
+        } else {
+            bb_count_(e, unassigned_reads);
+        }
+    }
+    if (refused) {
+        bb_count_(e, refused);
+        return context != BB_OK ? context : BB_E_DEVICE;
+    }
+    return unassigned ? BB_E_DECODE : BB_OK;
+}
+
+int bb_access_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect)
+{
+    uint64_t value = effect->write.value;
+
+    return access_pieces(e, effect->write.space, effect->write.gpa, effect->size, &value, true);
+}
+
+static __attribute__((noinline)) int access_slow(struct bb_ectx_ *e, struct bb_space *space,
+                                                 bb_gpa_t gpa, unsigned size, uint64_t *value,
+                                                 bool write)
+{
+    uint64_t last;
+    int result;
+
+    if (size == 0 || size > 8 || !bb_range_last(gpa, size, &last)) {
+        return BB_E_RANGE;
+    }
+    if (e->mem.base.callback_depth > 0) {
+        return access_pieces(e, space, gpa, size, value, write);
+    }
+    if (!bb_gate_enter_(e)) {
+        return BB_E_CONTEXT;
+    }
+    result = access_pieces(e, space, gpa, size, value, write);
+    bb_chain_finish_(e);
+    bb_gate_leave_(e);
+    return result;
+}
+
+/* What is left to do after the callback of the fast path failed. */
+static __attribute__((noinline)) int fast_refused(struct bb_ectx_ *e, const struct bb_space *space,
+                                                  unsigned size, uint64_t *value)
+{
+    bb_count_(e, refused);
+    if (value != NULL) {
+        *value = space->unassigned & bb_mask_bytes(size);
+    }
+    return BB_E_DEVICE;
+}
+
+/*
+ * The region for the fast path, with the section left on: NULL where the access has to go the slow
+ * way, and then the section has been left.
+ */
+static inline __attribute__((always_inline)) const struct bb_region *
+fast_begin(struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa, unsigned size,
+           uint64_t *offset)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+
+    bb_section_enter_(ctx);
+    /* Relaxed: ordered by the section against the pause that set it (head comment). */
+    if (BB_LIKELY(bb_load_relaxed(&e->engine->slow) == 0)) {
+        const struct bb_hit_ *hit = bb_map_find_(&e->mem, space, gpa);
+
+        if (BB_LIKELY(hit != NULL)) {
+            const struct bb_region *region = hit->region;
+            uint64_t into = gpa - hit->first;
+
+            *offset = into + hit->region_offset;
+            if (BB_LIKELY((region->fast_sizes & size) != 0 && (size & (size - 1)) == 0 &&
+                          (*offset & (size - 1)) == 0 && into + size - 1 <= hit->last_offset &&
+                          region->klass == BB_CLASS_LOCKFREE)) {
+                e->chain.device = region->owner;
+                e->chain.records[0].device_id = region->owner_id;
+                bb_store_relaxed(&ctx->device_id, region->owner_id); /* for reports only */
+                ctx->callback_depth = 1;
+                return region;
+            }
+        }
+    }
+    bb_section_leave_(ctx);
+    return NULL;
+}
+
+static inline __attribute__((always_inline)) void fast_end(struct bb_ectx_ *e)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+
+    ctx->callback_depth = 0;
+    bb_store_relaxed(&ctx->device_id, 0); /* for reports only */
+    bb_section_leave_(ctx);
+    if (BB_UNLIKELY(e->pending || ctx->throttle)) {
+        bb_chain_finish_(e);
+    }
+}
+
+int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
+                 uint64_t *value)
+{
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+
+    if (BB_LIKELY(ctx->callback_depth == 0)) {
+        uint64_t offset;
+        const struct bb_region *region = fast_begin(e, space, gpa, size, &offset);
+
+        if (BB_LIKELY(region != NULL)) {
+            uint64_t read = 0;
+            int result = region->read(ctx, region->opaque, offset, size, &read);
+
+            fast_end(e);
+            if (BB_UNLIKELY(result != BB_OK)) {
+                return fast_refused(e, space, size, value);
+            }
+            *value = read & (UINT64_MAX >> (64 - 8 * size));
+            return BB_OK;
+        }
+    }
+    return access_slow(e, space, gpa, size, value, false);
+}
+
+int bb_mmio_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
+                  uint64_t value)
+{
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+
+    if (BB_LIKELY(ctx->callback_depth == 0)) {
+        uint64_t offset;
+        const struct bb_region *region = fast_begin(e, space, gpa, size, &offset);
+
+        if (BB_LIKELY(region != NULL)) {
+            int result = region->write(ctx, region->opaque, offset, size,
+                                       value & (UINT64_MAX >> (64 - 8 * size)));
+
+            fast_end(e);
+            return BB_LIKELY(result == BB_OK) ? BB_OK : fast_refused(e, space, size, NULL);
+        }
+    }
+    return access_slow(e, space, gpa, size, &value, true);
+}

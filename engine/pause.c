@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gate, pause and resume, and bb-control, the thread that does the engine's own waiting.
+ *
+ * Pausing: OPEN -> CLOSING (gate bit set, clock stopped, a grace period asked for) -> CLOSED once
+ * the grace period has passed and no context is busy. Why CLOSED means that no callback runs:
+ *  1. An access that saw the gate open did so in a section that the grace period waited for.
+ *  2. If it went on outside that section (a pinned callback, a posted effect, a second piece), it
+ *     had set `busy` inside the section; scan_busy() runs after the grace period and sees it.
+ *  3. Contexts become busy later only by passing the gate again, and it is closed. An access that
+ *     can't wait at the gate without harm (its thread holds the embedder's lock, a section, or a
+ *     ranked lock) passes while CLOSING, by setting `busy` under the control mutex, under which
+ *     CLOSED is decided.
+ *
+ * bb-control never runs the embedder's completions, so removals that it finishes never wait for
+ * one; it does call cancel hooks, which must not block. While a pause is under way it looks every
+ * millisecond, so that a context need not wake it at the end of a chain with a fence.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include "engine_internal.h"
+
+enum { PAUSE_LOOK_NS = 1000000 };
+
+static bb_ns_t host_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (bb_ns_t)now.tv_sec * 1000000000u + (bb_ns_t)now.tv_nsec;
+}
+
+/* --- The gate -----------------------------------------------------------------------------------
+ */
+
+static bool external_held(const struct bb_engine *engine)
+{
+    return engine->external.held != NULL && engine->external.held(engine->external.opaque);
+}
+
+/*
+ * Meets a closed gate. Returns 1 to look again, 0 where the access passes (busy is set), -1 where
+ * it may neither wait nor pass.
+ */
+static int gate_meet(struct bb_ectx_ *e)
+{
+    struct bb_engine *engine = e->engine;
+    bool holds = bb_section_active_(&e->mem.base) || e->mem.base.lock_depth > 0;
+    bool external = external_held(engine);
+    int verdict = 1;
+
+    bb_count_(e, gate_waits);
+    pthread_mutex_lock(&engine->control);
+    if (engine->pause_state == BB_CLOSING_ && (holds || external)) {
+        bb_store_release(&e->busy, 1); /* under the mutex under which CLOSED is decided */
+        verdict = 0;
+    } else if (engine->pause_state != BB_OPEN_) {
+        if (holds) {
+            verdict = -1;
+        } else {
+            pthread_cond_wait(&engine->changed, &engine->control);
+        }
+    }
+    pthread_mutex_unlock(&engine->control);
+    return verdict;
+}
+
+/* Begins an outermost chain: false where it can't (BB_E_CONTEXT). Sets busy, takes the big lock. */
+bool bb_gate_enter_(struct bb_ectx_ *e)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    uint32_t slow;
+
+    for (;;) {
+        bb_section_enter_(ctx);
+        slow = bb_load_relaxed(&e->engine->slow); /* ordered by the section; see dispatch.c */
+        if ((slow & BB_SLOW_GATE_) == 0) {
+            /* In the section: seen by scan_busy() after the grace period that waits for us. */
+            bb_store_release(&e->busy, 1);
+            bb_section_leave_(ctx);
+            break;
+        }
+        bb_section_leave_(ctx);
+        int verdict = gate_meet(e);
+        if (verdict < 0) {
+            return false;
+        }
+        if (verdict == 0) {
+            break;
+        }
+    }
+    e->active = true;
+    if ((slow & BB_SLOW_LOCK_BIG_) != 0) {
+        pthread_mutex_lock(&e->engine->big);
+    }
+    return true;
+}
+
+void bb_gate_leave_(struct bb_ectx_ *e)
+{
+    if (e->engine->lock_mode == BB_LOCK_BIG) {
+        pthread_mutex_unlock(&e->engine->big);
+    }
+}
+
+void bb_busy_clear_(struct bb_ectx_ *e)
+{
+    /* Relaxed: only this thread sets it. */
+    if (bb_load_relaxed(&e->busy) == 0) {
+        return;
+    }
+    /* Release: pairs with scan_busy(); what the chain did is seen by who finds it done. */
+    bb_store_release(&e->busy, 0);
+    if ((bb_load_relaxed(&e->engine->slow) & BB_SLOW_GATE_) != 0) {
+        /* A hint: bb-control looks by itself, should this load have missed the gate. */
+        pthread_mutex_lock(&e->engine->control);
+        pthread_cond_signal(&e->engine->control_wake);
+        pthread_mutex_unlock(&e->engine->control);
+    }
+}
+
+/* --- Pause, under the control mutex --------------------------------------------------------------
+ */
+
+static void set_gate(struct bb_engine *engine, bool closed)
+{
+    uint32_t bits = bb_load_relaxed(&engine->slow); /* written under the mutex alone */
+
+    bits = closed ? bits | BB_SLOW_GATE_ : bits & ~(uint32_t)BB_SLOW_GATE_;
+    /* Release: an access that finds the gate open again sees what was done while it was closed;
+     * pairs, through the section's own ordering, with fast_begin() and bb_gate_enter_(). */
+    bb_store_release(&engine->slow, bits);
+}
+
+static void pause_grace_over(struct bb_pin_drain_ *drain);
+
+static void ask_for_grace_locked(struct bb_engine *engine)
+{
+    engine->pause_grace = false;
+    if (!engine->pause_drain_busy) {
+        engine->pause_drain_busy = true;
+        engine->pause_ticket_asked = engine->pause_ticket;
+        bb_pins_drain_(engine->rcu, NULL, &engine->pause_drain, BB_ON_RECLAIM_, pause_grace_over);
+    }
+}
+
+static void pause_grace_over(struct bb_pin_drain_ *drain)
+{
+    struct bb_engine *engine = BB_CONTAINER_OF(drain, struct bb_engine, pause_drain);
+
+    pthread_mutex_lock(&engine->control);
+    engine->pause_drain_busy = false;
+    if (engine->pause_ticket_asked == engine->pause_ticket) {
+        engine->pause_grace = true;
+    } else if (engine->pause_state == BB_CLOSING_) {
+        ask_for_grace_locked(engine); /* the gate was opened and closed again meanwhile */
+    }
+    pthread_cond_signal(&engine->control_wake);
+    pthread_mutex_unlock(&engine->control);
+}
+
+static void close_gate_locked(struct bb_engine *engine)
+{
+    engine->pause_state = BB_CLOSING_;
+    engine->pause_ticket++;
+    set_gate(engine, true);
+    engine->clock_was_running = bb_clock_running(engine->clock);
+    bb_clock_stop(engine->clock);
+    ask_for_grace_locked(engine);
+}
+
+static void open_gate_locked(struct bb_engine *engine)
+{
+    engine->pause_state = BB_OPEN_;
+    set_gate(engine, false);
+    if (engine->clock_was_running) {
+        bb_clock_start(engine->clock);
+    }
+    pthread_cond_broadcast(&engine->changed);
+}
+
+struct busy_scan {
+    uint32_t device_id;
+    bool busy;
+    bool in_callback;
+    char thread[BB_CTX_NAME_BYTES];
+};
+
+/* A context in the way: busy, or (for reports before the grace period is over) in a callback. */
+static void scan_busy(struct bb_ctx *ctx, void *arg)
+{
+    struct busy_scan *scan = arg;
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+    uint32_t device_id = bb_load_relaxed(&ctx->device_id); /* a report */
+
+    /* Acquire: pairs with bb_busy_clear_(); after the grace period it sees every store of 1 that
+     * was made in a section before. */
+    if (bb_load_acquire(&e->busy) != 0) {
+        scan->busy = true;
+    } else if (device_id == 0) {
+        return;
+    }
+    scan->in_callback = true;
+    if (scan->device_id == 0) {
+        scan->device_id = device_id;
+        memcpy(scan->thread, ctx->name, sizeof(scan->thread));
+    }
+}
+
+static void pause_complete(struct bb_rcu_head *head)
+{
+    struct bb_pause_request_ *request = BB_CONTAINER_OF(head, struct bb_pause_request_, head);
+    struct bb_engine *engine = request->engine;
+
+    request->done(engine->complete_ctx, request->opaque, request->result,
+                  request->result == BB_OK ? NULL : &request->error);
+    bb_heap_free(engine->heap, request, sizeof(*request));
+}
+
+static void finish_request_locked(struct bb_engine *engine, struct bb_pause_request_ *request)
+{
+    if (request->waited) {
+        request->finished = true;
+        pthread_cond_broadcast(&engine->changed);
+    } else {
+        bb_rcu_complete_now_(engine->rcu, &request->head, pause_complete);
+    }
+}
+
+static void say_who_is_in_the_way(struct bb_engine *engine, struct bb_error *err,
+                                  const struct busy_scan *scan)
+{
+    char device[BB_CTX_NAME_BYTES];
+
+    if (scan->device_id != 0) {
+        bb_error_set(err, BB_E_TIMEOUT,
+                     "pause undone: thread %s is still in a callback of device %s", scan->thread,
+                     bb_device_name_of_(engine->control_ctx, engine, scan->device_id, device,
+                                        sizeof(device)));
+    } else if (scan->busy) {
+        bb_error_set(err, BB_E_TIMEOUT, "pause undone: thread %s has posted effects outstanding",
+                     scan->thread);
+    } else {
+        bb_error_set(err, BB_E_TIMEOUT,
+                     "pause undone: a read section outside any device did not end");
+    }
+}
+
+/* Calls the cancel hooks of devices that are pinned. Under the control mutex, which it drops. */
+static void cancel_pinned(struct bb_engine *engine)
+{
+    struct bb_ctx *ctx = engine->control_ctx;
+    uint32_t below = UINT32_MAX;
+
+    pthread_mutex_unlock(&engine->control);
+    for (;;) {
+        struct bb_device *found = NULL;
+        unsigned side = 0;
+
+        bb_lock_acquire(ctx, &engine->table);
+        for (struct bb_device *d = engine->devices; d != NULL; d = d->next) {
+            /* A device that is being removed has had its cancel hook called by that. */
+            if (d->id < below && (found == NULL || d->id > found->id) && d->ops != NULL &&
+                d->ops->cancel != NULL && bb_pins_held_(&d->pins) > 0 &&
+                bb_load_relaxed(&d->removing) == 0) { /* set under the table lock */
+                found = d;
+            }
+        }
+        if (found != NULL) {
+            below = found->id;
+            bb_section_enter_(ctx);
+            side = bb_pins_get_(&found->pins);
+            bb_section_leave_(ctx);
+        }
+        bb_lock_release(ctx, &engine->table);
+        if (found == NULL) {
+            break;
+        }
+        found->ops->cancel(ctx, found->opaque);
+        bb_pins_put_(engine->rcu, &found->pins, side);
+    }
+    pthread_mutex_lock(&engine->control);
+}
+
+/* One look at a pause under way. Returns the host time of the next look, UINT64_MAX: none. */
+static bb_ns_t pause_step_locked(struct bb_engine *engine)
+{
+    struct busy_scan scan = {0};
+
+    if (engine->requests == NULL) {
+        return UINT64_MAX;
+    }
+    if (engine->pause_state == BB_CLOSING_) {
+        cancel_pinned(engine);
+    }
+    if (engine->pause_state == BB_CLOSING_) {
+        bb_rcu_each_ctx_(engine->rcu, scan_busy, &scan);
+        if (engine->pause_grace && !scan.busy) {
+            engine->pause_state = BB_CLOSED_;
+        }
+    }
+    bb_ns_t now = host_now_ns();
+    for (struct bb_pause_request_ **link = &engine->requests; *link != NULL;) {
+        struct bb_pause_request_ *request = *link;
+
+        if (engine->pause_state == BB_CLOSED_) {
+            request->result = BB_OK;
+        } else if (now >= request->deadline_ns) {
+            request->result = BB_E_TIMEOUT;
+            say_who_is_in_the_way(engine, &request->error, &scan);
+            if (--engine->pause_count == 0) {
+                open_gate_locked(engine);
+            }
+        } else {
+            link = &request->next;
+            continue;
+        }
+        *link = request->next;
+        finish_request_locked(engine, request);
+    }
+    return engine->requests == NULL ? UINT64_MAX : now + PAUSE_LOOK_NS;
+}
+
+static void add_request_locked(struct bb_engine *engine, struct bb_pause_request_ *request,
+                               uint64_t deadline_ns)
+{
+    bb_ns_t now = host_now_ns();
+
+    request->engine = engine;
+    request->deadline_ns =
+        deadline_ns == 0 || deadline_ns > UINT64_MAX - now ? UINT64_MAX : now + deadline_ns;
+    if (engine->pause_count++ == 0) {
+        close_gate_locked(engine);
+    }
+    request->next = engine->requests;
+    engine->requests = request;
+    pthread_cond_signal(&engine->control_wake);
+}
+
+int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *err)
+{
+    struct bb_engine *engine = bb_ectx_(ctx)->engine;
+    struct bb_pause_request_ request = {.waited = true};
+
+    if (!bb_may_block_(bb_ectx_(ctx))) {
+        return bb_error_set(err, BB_E_CONTEXT,
+                            "bb_engine_pause would block inside a callback, read section, pin or "
+                            "lock, the external lock included; use bb_engine_pause_async there");
+    }
+    pthread_mutex_lock(&engine->control);
+    add_request_locked(engine, &request, deadline_ns);
+    while (!request.finished) {
+        pthread_cond_wait(&engine->changed, &engine->control);
+    }
+    pthread_mutex_unlock(&engine->control);
+    if (request.result != BB_OK && err != NULL) {
+        *err = request.error;
+    }
+    return request.result;
+}
+
+int bb_engine_pause_async(struct bb_ctx *ctx, uint64_t deadline_ns,
+                          void (*done)(struct bb_ctx *ctx, void *opaque, int result,
+                                       const struct bb_error *err),
+                          void *opaque, struct bb_error *err)
+{
+    struct bb_engine *engine = bb_ectx_(ctx)->engine;
+
+    if (done == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "bb_engine_pause_async needs a done function");
+    }
+    struct bb_pause_request_ *request = bb_heap_alloc(engine->heap, sizeof(*request));
+    if (request == NULL) {
+        return bb_error_set(err, BB_E_NOMEM, "pause: out of memory");
+    }
+    request->done = done;
+    request->opaque = opaque;
+    pthread_mutex_lock(&engine->control);
+    add_request_locked(engine, request, deadline_ns);
+    pthread_mutex_unlock(&engine->control);
+    return BB_OK;
+}
+
+int bb_engine_resume(struct bb_ctx *ctx, struct bb_error *err)
+{
+    struct bb_engine *engine = bb_ectx_(ctx)->engine;
+    int result = BB_OK;
+
+    pthread_mutex_lock(&engine->control);
+    if (engine->pause_state != BB_CLOSED_) {
+        result = bb_error_set(err, BB_E_STATE, "the engine is not paused");
+    } else if (--engine->pause_count == 0) {
+        open_gate_locked(engine);
+    }
+    pthread_mutex_unlock(&engine->control);
+    return result;
+}
+
+bool bb_engine_paused(struct bb_engine *engine)
+{
+    pthread_mutex_lock(&engine->control);
+    bool paused = engine->pause_state == BB_CLOSED_;
+    pthread_mutex_unlock(&engine->control);
+    return paused;
+}
+
+/* --- bb-control ---------------------------------------------------------------------------------
+ */
+
+/* Has bb-control look at the device's inbox. From any thread, in a section of the device's. */
+void bb_control_service_(struct bb_device *device)
+{
+    struct bb_engine *engine = device->engine;
+
+    pthread_mutex_lock(&engine->control);
+    if (!device->service_queued) {
+        device->service_queued = true;
+        device->service_pin = bb_pins_get_(&device->pins);
+        device->service_next = engine->service;
+        engine->service = device;
+        pthread_cond_signal(&engine->control_wake);
+    }
+    pthread_mutex_unlock(&engine->control);
+}
+
+/* Has bb-control do the second half of a removal. */
+void bb_control_retire_(struct bb_device *device)
+{
+    struct bb_engine *engine = device->engine;
+
+    pthread_mutex_lock(&engine->control);
+    device->retired_next = engine->retired;
+    engine->retired = device;
+    pthread_cond_signal(&engine->control_wake);
+    pthread_mutex_unlock(&engine->control);
+}
+
+/* Does what is queued; true where there was something. Under the mutex, which it drops. */
+static bool control_work_locked(struct bb_engine *engine)
+{
+    struct bb_ctx *ctx = engine->control_ctx;
+    struct bb_device *device = engine->retired;
+
+    if (device != NULL) {
+        engine->retired = device->retired_next;
+        pthread_mutex_unlock(&engine->control);
+        bb_device_retire_(ctx, device);
+        pthread_mutex_lock(&engine->control);
+        return true;
+    }
+    device = engine->service;
+    if (device != NULL) {
+        engine->service = device->service_next;
+        device->service_queued = false;
+        unsigned pin = device->service_pin;
+        pthread_mutex_unlock(&engine->control);
+        bb_section_enter_(ctx);
+        bb_device_try_drain_(ctx, device);
+        bb_section_leave_(ctx);
+        bb_chain_settle_(bb_ectx_(ctx));
+        bb_pins_put_(engine->rcu, &device->pins, pin);
+        pthread_mutex_lock(&engine->control);
+        return true;
+    }
+    return false;
+}
+
+static void *control_main(void *arg)
+{
+    struct bb_engine *engine = arg;
+    struct bb_ctx *ctx = NULL;
+
+    prctl(PR_SET_NAME, "bb-control");
+    int result = bb_ctx_attach(engine, "bb-control", &ctx, &engine->control_error);
+    pthread_mutex_lock(&engine->control);
+    engine->control_ctx = ctx;
+    engine->control_result = result;
+    engine->control_ready = true;
+    pthread_cond_broadcast(&engine->changed);
+    while (result == BB_OK) {
+        while (control_work_locked(engine)) {
+        }
+        bb_ns_t next = pause_step_locked(engine);
+        if (engine->retired != NULL || engine->service != NULL) {
+            continue;
+        }
+        if (engine->control_stop) {
+            break;
+        }
+        if (next == UINT64_MAX) {
+            if (engine->requests == NULL) {
+                pthread_cond_wait(&engine->control_wake, &engine->control);
+            }
+        } else {
+            struct timespec until = {(time_t)(next / 1000000000u), (long)(next % 1000000000u)};
+            (void)pthread_cond_timedwait(&engine->control_wake, &engine->control, &until);
+        }
+    }
+    pthread_mutex_unlock(&engine->control);
+    if (ctx != NULL) {
+        (void)bb_ctx_detach(ctx, NULL);
+    }
+    return NULL;
+}
+
+int bb_control_start_(struct bb_engine *engine, struct bb_error *err)
+{
+    pthread_condattr_t attr;
+    int error;
+
+    pthread_mutex_init(&engine->control, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&engine->control_wake, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&engine->changed, NULL);
+    error = pthread_create(&engine->control_thread, NULL, control_main, engine);
+    if (error != 0) {
+        return bb_error_set(err, BB_E_SYSTEM, "bb-control can't be started: %s", strerror(error));
+    }
+    pthread_mutex_lock(&engine->control);
+    while (!engine->control_ready) {
+        pthread_cond_wait(&engine->changed, &engine->control);
+    }
+    pthread_mutex_unlock(&engine->control);
+    if (engine->control_result != BB_OK) {
+        pthread_join(engine->control_thread, NULL);
+        if (err != NULL) {
+            *err = engine->control_error;
+        }
+    }
+    return engine->control_result;
+}
+
+void bb_control_stop_(struct bb_engine *engine)
+{
+    pthread_mutex_lock(&engine->control);
+    engine->control_stop = true;
+    pthread_cond_signal(&engine->control_wake);
+    pthread_mutex_unlock(&engine->control);
+    pthread_join(engine->control_thread, NULL);
+}
