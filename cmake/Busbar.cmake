@@ -22,6 +22,8 @@ pkg_check_modules(URCU REQUIRED IMPORTED_TARGET liburcu-memb)
 # Warnings, visibility and sanitizers travel in one interface target, so that freestanding payloads
 # built by the same project do not inherit them.
 add_library(bb_flags INTERFACE)
+# Empty, as sources that define it themselves have it, so that the two agree.
+target_compile_definitions(bb_flags INTERFACE _GNU_SOURCE=)
 target_compile_options(bb_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
     -Wstrict-prototypes -Wmissing-prototypes -fvisibility=hidden -fno-omit-frame-pointer)
 target_link_libraries(bb_flags INTERFACE Threads::Threads PkgConfig::URCU)
