@@ -160,9 +160,11 @@ void storm_sum_add(struct storm_sum *sum, const struct storm_vcpu *vcpu)
         latency->reads += reading->reads;
         latency->backward_self += reading->backward_self;
         latency->backward_cross += reading->backward_cross;
-        if (reading->ticks) {
-            double seconds = (double)reading->ticks * sum->ns_per_tick / 1e9;
-            latency->per_second += (double)reading->reads / seconds;
+        if (reading->reads && (sum->end[phase] == 0 || reading->begin < sum->begin[phase])) {
+            sum->begin[phase] = reading->begin;
+        }
+        if (reading->end > sum->end[phase]) {
+            sum->end[phase] = reading->end;
         }
         sum->latency_sum[phase] += (double)reading->latency_sum;
         if (reading->latency_max > sum->latency_max[phase]) {
@@ -186,6 +188,10 @@ void storm_sum_end(struct storm_sum *sum)
     for (unsigned phase = 0; phase < STORM_READING_PHASES; phase++) {
         struct bb_storm_latency *latency = &sum->results->reading[phase];
         const uint64_t *hist = sum->hist[phase];
+        if (sum->end[phase] > sum->begin[phase]) {
+            double ns = (double)(sum->end[phase] - sum->begin[phase]) * sum->ns_per_tick;
+            latency->per_second = (double)latency->reads * 1e9 / ns;
+        }
         if (latency->reads) {
             latency->avg_ns = sum->latency_sum[phase] / (double)latency->reads * sum->ns_per_tick;
         }

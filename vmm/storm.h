@@ -79,7 +79,7 @@ int bb_storm_load(void *ram, uint64_t ram_bytes, const struct bb_storm_params *p
 /* What a run found, over all vCPUs. Latencies are in ns. */
 struct bb_storm_latency {
     uint64_t reads;
-    double per_second; /* over all vCPUs together */
+    double per_second; /* all vCPUs' reads, from the first one's begin to the last one's end */
     double avg_ns, p50_ns, p99_ns, p999_ns, max_ns;
     uint64_t backward_self, backward_cross;
 };

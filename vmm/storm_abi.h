@@ -130,7 +130,7 @@ struct storm_control {
 /* One vCPU's results. Times are TSC ticks. */
 struct storm_reading {
     uint64_t reads;
-    uint64_t ticks; /* from its first read to its last */
+    uint64_t begin, end; /* TSC before its first read and after its last */
     uint64_t latency_sum;
     uint64_t latency_max;
     uint64_t backward_self;  /* the counter was below what this vCPU had read before */

@@ -47,6 +47,7 @@ static struct reader reader_begin(struct storm_cpu *cpu, enum storm_phase phase)
         .counter_gpa = cpu->control->hpet_gpa + HPET_MAIN_CNT,
         .stamp = storm_ticks(),
     };
+    reader.reading->begin = reader.stamp;
     return reader;
 }
 
@@ -101,7 +102,6 @@ static void read_run(struct storm_cpu *cpu, enum storm_phase phase, uint64_t cou
                      uint64_t think_ns)
 {
     struct reader reader = reader_begin(cpu, phase);
-    uint64_t from = reader.stamp;
     reader.think_ticks = ns_to_ticks(cpu->control, think_ns);
     for (uint64_t i = 0; i < count && !storm_stopped(cpu); i++) {
         if (reader.think_ticks) {
@@ -109,7 +109,7 @@ static void read_run(struct storm_cpu *cpu, enum storm_phase phase, uint64_t cou
         }
         reader_read(&reader);
     }
-    cpu->self->reading[phase].ticks = storm_ticks() - from;
+    reader.reading->end = reader.stamp;
 }
 
 static bool readers_left(struct storm_cpu *cpu)
@@ -145,7 +145,6 @@ static void torture_run(struct storm_cpu *cpu)
         return;
     }
     struct reader reader = reader_begin(cpu, STORM_TORTURE);
-    uint64_t from = reader.stamp;
     while (control->vcpus == 1
                ? reader.reading->reads < control->torture_reads && !storm_stopped(cpu)
                : readers_left(cpu)) {
@@ -155,7 +154,7 @@ static void torture_run(struct storm_cpu *cpu)
             reader_read(&reader);
         }
     }
-    reader.reading->ticks = storm_ticks() - from;
+    reader.reading->end = reader.stamp;
 }
 
 static void noisy_run(struct storm_cpu *cpu)

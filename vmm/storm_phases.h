@@ -52,7 +52,7 @@ enum {
     STORM_VECTOR_SPURIOUS = 0xff,
 };
 
-enum { STORM_RELAX_NS = 100000 }; /* the first sleep of a wait; later ones double */
+enum { STORM_RELAX_NS = 100000, STORM_RELAX_MAX_NS = 50000000 }; /* sleeps of a wait double */
 
 struct storm_cpu;
 
@@ -73,10 +73,13 @@ void storm_timers_run(struct storm_cpu *cpu);
 #include "guests/storm_guest.h"
 #endif
 
-/* The longest sleep of a wait: with many vCPUs, waking must not be all that happens. */
+/* How long to sleep next. With many vCPUs, waking must not be all that happens. */
 static inline uint64_t storm_relax_longer(const struct storm_control *control, uint64_t pause_ns)
 {
     uint64_t most_ns = (uint64_t)control->vcpus * STORM_RELAX_NS * 2;
+    if (most_ns > STORM_RELAX_MAX_NS) {
+        most_ns = STORM_RELAX_MAX_NS;
+    }
     return pause_ns * 2 < most_ns ? pause_ns * 2 : most_ns;
 }
 

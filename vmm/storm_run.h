@@ -22,6 +22,8 @@ struct storm_sum {
     double ns_per_tick;
     double latency_sum[STORM_READING_PHASES];
     uint64_t latency_max[STORM_READING_PHASES];
+    uint64_t begin[STORM_READING_PHASES]; /* of the first to begin; TSCs of vCPUs are in step */
+    uint64_t end[STORM_READING_PHASES];   /* of the last to end */
     uint64_t hist[STORM_READING_PHASES][STORM_HIST_BUCKETS];
 };
 void storm_sum_begin(struct storm_sum *sum, struct bb_storm_results *results,
