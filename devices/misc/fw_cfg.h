@@ -41,7 +41,7 @@ BB_API int bb_fw_cfg_create(struct bb_ctx *ctx, const struct bb_fw_cfg_config *c
 
 /*
  * Adds an item; `bytes` is copied. Only before the region is mapped. Returns BB_OK; BB_E_EXIST for
- * a key that is there; BB_E_RANGE for a key of 0x4000 and more or a size over
+ * a key that is there; BB_E_RANGE for a key with bit 14 set or a size over
  * BB_FW_CFG_ITEM_BYTES_MAX; BB_E_LIMIT past BB_FW_CFG_ITEMS_MAX items; BB_E_NOMEM.
  */
 BB_API int bb_fw_cfg_add(struct bb_ctx *ctx, struct bb_fw_cfg *dev, uint16_t key, const void *bytes,

@@ -30,8 +30,8 @@ BB_API int bb_mc146818_create(struct bb_ctx *ctx, const struct bb_mc146818_confi
                               struct bb_mc146818 **dev, struct bb_error *err);
 
 /*
- * Sets a non-volatile byte, 0x0e to 0x7f. Returns BB_OK or BB_E_RANGE. Threads: any with a
- * context, outside callbacks; takes the device's lock.
+ * Sets a non-volatile byte, 0x0e to 0x7f except the century (0x32). Returns BB_OK or BB_E_RANGE.
+ * Threads: any with a context, outside callbacks; takes the device's lock.
  */
 BB_API int bb_mc146818_set_byte(struct bb_ctx *ctx, struct bb_mc146818 *dev, uint8_t index,
                                 uint8_t value);
