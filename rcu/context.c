@@ -10,9 +10,6 @@
  * Thread-local storage is used in attaching and detaching alone; the way of an access finds the
  * record through the context.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "rcu_internal.h"
 
 #include <assert.h>
@@ -100,6 +97,7 @@ static void thread_exit(void *unused)
             }
             ctx->callback_depth = 0;
             ctx->lock_depth = 0;
+            ctx->narrow_depth = 0;
             ctx->pin_depth = 0;
         }
         detach(ctx);
@@ -144,6 +142,7 @@ int bb_ctx_attach_(struct bb_rcu *rcu, const char *name, size_t bytes,
         mine.registered = true;
     }
     made->reader = &URCU_TLS(urcu_memb_reader);
+    made->fences = urcu_memb_has_sys_membarrier == 0;
     made->rcu = rcu;
     made->tid = gettid();
     made->bytes = bytes;

@@ -18,9 +18,6 @@
  *     handed to bb-complete. So who waits for the byte bound waits for grace periods and for
  *     library code, never for an embedder's completion (which may itself wait for the bound).
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "rcu_internal.h"
 
 #include <signal.h>

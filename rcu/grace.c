@@ -17,9 +17,6 @@
  * While bb-complete runs a completion it does not watch; a completion that itself stays in a read
  * section is therefore reported only after it has returned.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "rcu_internal.h"
 
 #include <errno.h>

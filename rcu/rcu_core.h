@@ -44,8 +44,15 @@ struct bb_ctx {
     uint32_t lock_depth;        /* ranked locks held */
     uint32_t narrow_depth;      /* of these, locks of rank NARROW */
     uint32_t pin_depth;         /* pins held by callbacks active on this context */
-    bool throttle;              /* the outermost epilogue must wait for the byte bound */
-    uint32_t device_id;         /* (a) id of the device whose callback runs; 0: none. For reports */
+    union {
+        struct {
+            bool throttle; /* the outermost epilogue must wait for the byte bound */
+            bool pending;  /* the outermost access has effects to run, records to give back */
+        };
+        uint16_t epilogue; /* either */
+    };
+    bool fences;        /* immutable: this host has no membarrier, sections need fences */
+    uint32_t device_id; /* (a) id of the device whose callback runs; 0: none. For reports */
     /* Cold from here on. */
     char name[BB_CTX_NAME_BYTES];     /* immutable */
     int tid;                          /* immutable: the owner's kernel thread id */
@@ -89,7 +96,8 @@ static inline void bb_section_wake_(void)
 /*
  * The read section, through the cached record: the same stores that liburcu's own read lock makes
  * (urcu/static/urcu-memb.h), without its TLS access. Relaxed, because the order comes from liburcu:
- * urcu_memb_smp_mb_slave() here against the membarrier in urcu_memb_synchronize_rcu().
+ * compiler barriers here (fences where the host has no membarrier) against the membarrier in
+ * urcu_memb_synchronize_rcu().
  */
 static inline void bb_section_enter_(struct bb_ctx *ctx)
 {
@@ -99,7 +107,10 @@ static inline void bb_section_enter_(struct bb_ctx *ctx)
     cmm_barrier();
     if (BB_LIKELY((ctr & URCU_GP_CTR_NEST_MASK) == 0)) {
         bb_store_relaxed(&reader->ctr, bb_load_relaxed(&urcu_memb_gp.ctr));
-        urcu_memb_smp_mb_slave();
+        cmm_barrier();
+        if (BB_UNLIKELY(ctx->fences)) {
+            cmm_smp_mb();
+        }
     } else {
         bb_store_relaxed(&reader->ctr, ctr + URCU_GP_COUNT);
     }
@@ -112,15 +123,17 @@ static inline void bb_section_leave_(struct bb_ctx *ctx)
     unsigned long ctr = reader->ctr;
 
     bb_rcu_tsan_leave_();
-    if (BB_LIKELY((ctr & URCU_GP_CTR_NEST_MASK) == URCU_GP_COUNT)) {
-        urcu_memb_smp_mb_slave();
-        bb_store_relaxed(&reader->ctr, ctr - URCU_GP_COUNT);
-        urcu_memb_smp_mb_slave();
-        bb_section_wake_();
-    } else {
-        bb_store_relaxed(&reader->ctr, ctr - URCU_GP_COUNT);
-    }
     cmm_barrier();
+    if (BB_UNLIKELY(ctx->fences)) {
+        cmm_smp_mb();
+    }
+    bb_store_relaxed(&reader->ctr, ctr - URCU_GP_COUNT);
+    cmm_barrier();
+    if (BB_UNLIKELY(ctx->fences)) {
+        cmm_smp_mb();
+    }
+    /* An inner section's end wakes nobody, but asking costs less than telling them apart. */
+    bb_section_wake_();
 }
 
 /* True where the calling thread is in a read section, whoever began it. */

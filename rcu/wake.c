@@ -11,9 +11,6 @@
  *     fence, reads `sleepers`; the sleeper raises `sleepers`, full fence, has the kernel compare
  *     `sequence`. One of the two sees the other's store, whatever the interleaving.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "rcu_internal.h"
 
 #include <limits.h>

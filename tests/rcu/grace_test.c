@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Grace periods, deferred work, and the byte bound. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_getname_np */
-#endif
 #include "rcu_test.h"
 
 /* Lets the sitter go once a grace period has begun to wait for it. */

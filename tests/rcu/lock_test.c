@@ -8,10 +8,10 @@
 
 #ifdef NDEBUG
 #define NEEDS_CHECKER() cr_skip_test("release build: the order checker is not compiled in")
-#define ABORTS
+enum { ON_VIOLATION = 0 };
 #else
 #define NEEDS_CHECKER() ((void)0)
-#define ABORTS , .signal = SIGABRT
+enum { ON_VIOLATION = SIGABRT };
 #endif
 
 static struct domain domain;
@@ -82,7 +82,7 @@ Test(rcu_lock, a_try_never_waits_and_may_go_against_the_order, .init = begin, .f
     bb_lock_destroy(domain.ctx, high);
 }
 
-Test(rcu_lock, a_lower_rank_under_a_higher_one_aborts ABORTS)
+Test(rcu_lock, a_lower_rank_under_a_higher_one_aborts, .signal = ON_VIOLATION)
 {
     NEEDS_CHECKER();
     begin();
@@ -90,7 +90,7 @@ Test(rcu_lock, a_lower_rank_under_a_higher_one_aborts ABORTS)
     bb_lock_acquire(domain.ctx, lock_of("device", BB_RANK_DEVICE));
 }
 
-Test(rcu_lock, two_locks_of_one_rank_abort ABORTS)
+Test(rcu_lock, two_locks_of_one_rank_abort, .signal = ON_VIOLATION)
 {
     NEEDS_CHECKER();
     begin();
@@ -98,7 +98,7 @@ Test(rcu_lock, two_locks_of_one_rank_abort ABORTS)
     bb_lock_acquire(domain.ctx, lock_of("two", BB_RANK_DEVICE));
 }
 
-Test(rcu_lock, a_lock_that_was_tried_counts_in_the_order ABORTS)
+Test(rcu_lock, a_lock_that_was_tried_counts_in_the_order, .signal = ON_VIOLATION)
 {
     NEEDS_CHECKER();
     begin();
@@ -121,14 +121,14 @@ Test(rcu_lock, a_released_lock_no_longer_counts_in_the_order, .init = begin, .fi
     bb_lock_destroy(domain.ctx, high);
 }
 
-Test(rcu_lock, releasing_a_lock_that_is_not_held_aborts ABORTS)
+Test(rcu_lock, releasing_a_lock_that_is_not_held_aborts, .signal = ON_VIOLATION)
 {
     NEEDS_CHECKER();
     begin();
     bb_lock_release(domain.ctx, lock_of("free", BB_RANK_DEVICE));
 }
 
-Test(rcu_lock, destroying_a_held_lock_aborts ABORTS)
+Test(rcu_lock, destroying_a_held_lock_aborts, .signal = ON_VIOLATION)
 {
     struct bb_lock *lock;
 

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Pins and drains: whom a drain waits for, whom not, and in which order drains end. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_getname_np */
-#endif
 #include "rcu_test.h"
 
 struct drain {
