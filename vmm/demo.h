@@ -10,16 +10,14 @@
 #ifndef BUSBAR_VMM_DEMO_H
 #define BUSBAR_VMM_DEMO_H
 
-#include "stop.h"
-
 #include <stdbool.h>
 
 /*
- * Runs it: the table to stdout, progress to stderr. `kvm` false leaves guests out. Ends early, with
- * a line that says so, once `stop` has been asked (by a signal: see stop.h).
- * Returns the exit status: 0; 1 where a run failed its checks or could not be made; the status that
- * `stop` was asked with. Threads: one; blocks.
+ * Runs it: the table to stdout, progress to stderr. `kvm` false leaves guests out. A signal from
+ * `signal_fd` (bb_signals_open()) ends it early, with a line that says so.
+ * Returns the exit status: 0; 1 where a run failed its checks or could not be made; 128 + the
+ * signal's number. Threads: the process's main thread; blocks.
  */
-int bb_demo(bool kvm, struct bb_stop *stop);
+int bb_demo(bool kvm, int signal_fd);
 
 #endif
