@@ -86,15 +86,20 @@ static uint64_t read_comparator(struct bb_hpet_timer_ *timer)
     for (;;) {
         uint64_t number = snapshot(timer, &state);
         uint64_t count;
+        bool running;
 
         if ((state.config & HPET_TN_TYPE) == 0 || state.distance == HPET_NEVER) {
             return state.comparator;
         }
-        count = bb_counter_read(&timer->hpet->counter);
+        count = bb_counter_read_state(&timer->hpet->counter, &running, NULL);
         /* The counter's loads are acquires, so who has read a counter that was set finds that the
          * state was frozen before; and its sample lies before its own last load. */
         if (!bb_latch_changed(&timer->published, number)) {
-            bb_hpet_advance_(&state, count);
+            /* A comparator aimed at the very count at which the counter stands is met by running.
+             */
+            if (running || count != state.anchor) {
+                bb_hpet_advance_(&state, count);
+            }
             return state.comparator;
         }
     }
@@ -206,8 +211,12 @@ static void fire(struct bb_ctx *ctx, struct bb_hpet_timer_ *timer)
 void bb_hpet_settle_(struct bb_ctx *ctx, struct bb_hpet_timer_ *timer, uint64_t count)
 {
     bool matched = bb_hpet_matched_(&timer->state, count);
+    bool at_anchor = matched && timer->state.distance == 0;
 
     bb_hpet_advance_(&timer->state, count);
+    if (at_anchor) {
+        bb_hpet_publish_(timer, false); /* or a halt at this count would take the match back */
+    }
     if (matched && has_effect(timer)) {
         timer->hold = count + timer->hpet->hold_ticks;
         timer->held = true;
