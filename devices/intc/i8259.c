@@ -371,7 +371,8 @@ struct bb_region *bb_i8259_region(const struct bb_i8259 *pic, enum bb_i8259_part
 
 struct bb_line_sink bb_i8259_line_sink(struct bb_i8259 *pic, unsigned pin)
 {
-    struct bb_line_sink sink = {.notify = line_changed, .opaque = pic, .pin = pin};
+    struct bb_line_sink sink = {
+        .notify = line_changed, .opaque = pic, .pin = pin, .device = pic->device};
     if (pin >= BB_I8259_PINS || pin == CASCADE) {
         sink.notify = no_pin;
     }

@@ -531,7 +531,8 @@ struct bb_region *bb_ioapic_region(const struct bb_ioapic *ioapic)
 
 struct bb_line_sink bb_ioapic_line_sink(struct bb_ioapic *ioapic, unsigned pin)
 {
-    struct bb_line_sink sink = {.notify = line_changed, .opaque = ioapic, .pin = pin};
+    struct bb_line_sink sink = {
+        .notify = line_changed, .opaque = ioapic, .pin = pin, .device = ioapic->device};
     if (pin >= ioapic->pins) {
         sink.notify = no_pin;
     }

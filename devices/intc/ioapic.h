@@ -6,8 +6,8 @@
  * messages, sent by bb_msi_send(). Everything is lock-free: an entry is one atomic word, and a
  * write, a delivery and an end of interrupt are each one compare-and-swap of it.
  *
- * Ownership: bb_ioapic_create() to bb_device_remove() on bb_ioapic_device(), which frees it. Lines
- * connected to its pins must be silent by then (their sources removed).
+ * Ownership: bb_ioapic_create() to bb_device_remove() on bb_ioapic_device(), which frees it; its
+ * pins' lines are disconnected then.
  *
  *   | function               | vCPU thread | control thread | in a callback        |
  *   |------------------------|-------------|----------------|----------------------|

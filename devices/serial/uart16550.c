@@ -463,13 +463,18 @@ static const struct bb_path_row uart_paths[] = {
     {"SCR", SCR, SCR, BB_PATH_WAIT_FREE, BB_PATH_WAIT_FREE, NULL},
 };
 
+static void relevel(struct bb_ctx *ctx, void *opaque)
+{
+    update_line(ctx, opaque);
+}
+
 static void uart_destroy(void *opaque)
 {
     struct bb_uart16550 *uart = opaque;
     bb_device_free(uart->engine, uart, sizeof *uart);
 }
 
-static const struct bb_device_ops device_ops = {.destroy = uart_destroy};
+static const struct bb_device_ops device_ops = {.relevel = relevel, .destroy = uart_destroy};
 
 struct bb_device *bb_uart16550_device(const struct bb_uart16550 *uart)
 {
