@@ -25,7 +25,7 @@ add_library(bb_flags INTERFACE)
 # Empty, as sources that define it themselves have it, so that the two agree.
 target_compile_definitions(bb_flags INTERFACE _GNU_SOURCE=)
 target_compile_options(bb_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
-    -Wstrict-prototypes -Wmissing-prototypes -fvisibility=hidden -fno-omit-frame-pointer)
+    -Wstrict-prototypes -Wmissing-prototypes -fvisibility=hidden $<$<NOT:$<CONFIG:Release>>:-fno-omit-frame-pointer>)
 target_link_libraries(bb_flags INTERFACE Threads::Threads PkgConfig::URCU)
 if(BUSBAR_SANITIZE)
     target_compile_options(bb_flags INTERFACE -fsanitize=${BUSBAR_SANITIZE} -fno-sanitize-recover=all)

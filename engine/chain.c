@@ -61,6 +61,18 @@ bool bb_chain_has_(const struct bb_chain_ *chain, uint16_t record, uint32_t devi
     return false;
 }
 
+/*
+ * Fills in the first record, which the fast path leaves alone. To be called before the record is
+ * looked at or another frame begins: while only the chain's root callback runs, outside the
+ * epilogue, the context's device is the one that belongs there.
+ */
+void bb_chain_root_(struct bb_ectx_ *e)
+{
+    if (e->mem.base.callback_depth == 1 && e->chain.record == 0 && !e->chain.epilogue) {
+        e->chain.records[0].device_id = bb_load_relaxed(&e->mem.base.device_id); /* our own */
+    }
+}
+
 /* A new record, or BB_CHAIN_NO_RECORD_ where the chain has used up its records. */
 uint16_t bb_chain_record_(struct bb_ectx_ *e, uint32_t device_id, uint16_t parent)
 {
@@ -72,7 +84,7 @@ uint16_t bb_chain_record_(struct bb_ectx_ *e, uint32_t device_id, uint16_t paren
     uint16_t record = chain->record_count++;
     chain->records[record].device_id = device_id;
     chain->records[record].parent = parent;
-    e->pending = true; /* the epilogue gives the records back */
+    e->mem.base.pending = true; /* the epilogue gives the records back */
     return record;
 }
 
@@ -82,6 +94,7 @@ struct bb_frame_ bb_frame_enter_(struct bb_ectx_ *e, struct bb_device *device, u
     struct bb_ctx *ctx = &e->mem.base;
     struct bb_frame_ before = {e->chain.device, ctx->device_id, e->chain.record};
 
+    bb_chain_root_(e);
     e->chain.device = device;
     e->chain.record = record;
     /* Relaxed: read by stall and pause reports only, which want any recent value. */
@@ -126,7 +139,8 @@ struct bb_effect_ *bb_chain_post_(struct bb_ectx_ *e, struct bb_device *device, 
     chain->insert = index;
     chain->spent++;
     chain->ordered = (uint16_t)(chain->ordered + (ordered ? 1 : 0));
-    e->pending = true;
+    e->mem.base.pending = true;
+    bb_chain_root_(e);
     effect->kind = (uint8_t)kind;
     effect->record = chain->record;
     effect->device = device != NULL ? device : chain->device;
@@ -201,7 +215,7 @@ void bb_chain_finish_(struct bb_ectx_ *e)
     chain->spent = 0;
     chain->record = 0;
     chain->record_count = 1;
-    e->pending = false;
+    e->mem.base.pending = false;
     e->active = false;
     bb_busy_clear_(e);
     if (ctx->throttle) {
@@ -217,7 +231,7 @@ void bb_chain_finish_(struct bb_ectx_ *e)
  */
 void bb_chain_settle_(struct bb_ectx_ *e)
 {
-    if (BB_UNLIKELY(e->pending) && !e->active && !e->chain.epilogue &&
+    if (BB_UNLIKELY(e->mem.base.pending) && !e->active && !e->chain.epilogue &&
         bb_ctx_may_block_(&e->mem.base)) {
         bb_chain_finish_(e);
     }

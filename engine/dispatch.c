@@ -89,7 +89,7 @@ static int outer_piece(struct bb_ectx_ *e, const struct bb_region *region, uint6
     }
     switch ((enum bb_class)region->klass) {
     case BB_CLASS_LOCKFREE:
-        if ((bb_load_relaxed(&e->engine->slow) & BB_SLOW_LOCK_DEVICE_) != 0) {
+        if ((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_LOCK_DEVICE_) != 0) {
             bb_lock_acquire(ctx, &region->owner->baseline);
             result = call_region(e, region, offset, size, value, write, record);
             bb_lock_release(ctx, &region->owner->baseline);
@@ -152,12 +152,13 @@ static int nested_piece(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa
         }
         return result;
     }
+    bb_chain_root_(e);
     if (!region->reentrant && bb_chain_has_(chain, chain->record, region->owner_id)) {
         bb_count_(e, reentrant);
         return BB_E_DEVICE;
     }
     if (region->klass != BB_CLASS_LOCKFREE || ctx->lock_depth > 0 || ctx->pin_depth > 0 ||
-        must_queue || (bb_load_relaxed(&e->engine->slow) & BB_SLOW_LOCK_DEVICE_) != 0) {
+        must_queue || (bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_LOCK_DEVICE_) != 0) {
         if (write) {
             return post_write(e, space, gpa, size, *value);
         }
@@ -191,8 +192,8 @@ static int access_piece(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa
     int result;
 
     bb_section_enter_(ctx);
-    const struct bb_hit_ *hit = bb_map_find_(&e->mem, space, gpa);
-    if (hit == NULL) {
+    const struct bb_flat_ *leaf = bb_map_find_(&e->mem, space, gpa);
+    if (leaf == NULL) {
         for (unsigned byte = 1; byte < *size; byte++) {
             if (bb_map_find_(&e->mem, space, gpa + byte) != NULL) {
                 *size /= 2;
@@ -201,13 +202,13 @@ static int access_piece(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa
         }
         result = BB_E_DECODE;
     } else {
-        const struct bb_region *region = hit->region;
-        uint64_t offset = gpa - hit->first;
+        const struct bb_region *region = leaf->region;
+        uint64_t offset = gpa - leaf->first;
 
-        while (offset + *size - 1 > hit->last_offset) {
+        while (offset + *size - 1 > leaf->last_offset) {
             *size /= 2;
         }
-        offset += hit->region_offset;
+        offset += leaf->region_offset;
         result = ctx->callback_depth > 0
                      ? nested_piece(e, space, gpa, region, offset, *size, value, write)
                      : outer_piece(e, region, offset, *size, value, write, in_users_section);
@@ -300,37 +301,36 @@ static __attribute__((noinline)) int fast_refused(struct bb_ectx_ *e, const stru
 }
 
 /*
- * The region for the fast path, with the section left on: NULL where the access has to go the slow
- * way, and then the section has been left.
+ * The leaf for the fast path, in a section; NULL where the access has to go the slow way, and
+ * then there is no section.
  */
-static inline __attribute__((always_inline)) const struct bb_region *
+static inline __attribute__((always_inline)) const struct bb_flat_ *
 fast_begin(struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa, unsigned size,
            uint64_t *offset)
 {
     struct bb_ctx *ctx = &e->mem.base;
 
-    bb_section_enter_(ctx);
-    /* Relaxed: ordered by the section against the pause that set it (head comment). */
-    if (BB_LIKELY(bb_load_relaxed(&e->engine->slow) == 0)) {
-        const struct bb_hit_ *hit = bb_map_find_(&e->mem, space, gpa);
+    if (BB_UNLIKELY(ctx->callback_depth != 0 || bb_section_active_(ctx))) {
+        return NULL;
+    }
+    bb_section_enter_outermost_(ctx);
+    /* Relaxed: ordered by the section against the pause that set it (head comment). Where sections
+     * need fences a bit that never changes is set, and this one is left for one with them. */
+    if (BB_LIKELY(bb_load_relaxed(&e->mem.map->gate) == 0)) {
+        const struct bb_flat_ *leaf = bb_map_find_(&e->mem, space, gpa);
 
-        if (BB_LIKELY(hit != NULL)) {
-            const struct bb_region *region = hit->region;
-            uint64_t into = gpa - hit->first;
-
-            *offset = into + hit->region_offset;
-            if (BB_LIKELY((region->fast_sizes & size) != 0 && (size & (size - 1)) == 0 &&
-                          (*offset & (size - 1)) == 0 && into + size - 1 <= hit->last_offset &&
-                          region->klass == BB_CLASS_LOCKFREE)) {
-                e->chain.device = region->owner;
-                e->chain.records[0].device_id = region->owner_id;
-                bb_store_relaxed(&ctx->device_id, region->owner_id); /* for reports only */
-                ctx->callback_depth = 1;
-                return region;
+        if (BB_LIKELY(leaf != NULL)) {
+            *offset = gpa - leaf->first + leaf->region_offset;
+            /* A power of two, aligned; fast_sizes has the rest. */
+            if (BB_LIKELY((leaf->fast_sizes & size) != 0 && ((*offset | size) & (size - 1)) == 0)) {
+                e->chain.device = leaf->owner;
+                /* callback_depth 1 and the device's id. Relaxed: others read it for reports. */
+                bb_store_relaxed(&ctx->frame, leaf->frame);
+                return leaf;
             }
         }
     }
-    bb_section_leave_(ctx);
+    bb_section_leave_outermost_(ctx);
     return NULL;
 }
 
@@ -338,54 +338,49 @@ static inline __attribute__((always_inline)) void fast_end(struct bb_ectx_ *e)
 {
     struct bb_ctx *ctx = &e->mem.base;
 
-    ctx->callback_depth = 0;
-    bb_store_relaxed(&ctx->device_id, 0); /* for reports only */
-    bb_section_leave_(ctx);
-    if (BB_UNLIKELY(e->pending || ctx->throttle)) {
+    bb_store_relaxed(&ctx->frame, 0); /* as in fast_begin() */
+    bb_section_leave_outermost_(ctx);
+    if (BB_UNLIKELY(ctx->epilogue != 0)) {
         bb_chain_finish_(e);
     }
 }
+
+static const uint64_t size_mask[9] = {
+    [1] = UINT8_MAX, [2] = UINT16_MAX, [4] = UINT32_MAX, [8] = UINT64_MAX};
 
 int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                  uint64_t *value)
 {
     struct bb_ectx_ *e = bb_ectx_(ctx);
+    uint64_t offset;
+    const struct bb_flat_ *leaf = fast_begin(e, space, gpa, size, &offset);
 
-    if (BB_LIKELY(ctx->callback_depth == 0)) {
-        uint64_t offset;
-        const struct bb_region *region = fast_begin(e, space, gpa, size, &offset);
-
-        if (BB_LIKELY(region != NULL)) {
-            uint64_t read = 0;
-            int result = region->read(ctx, region->opaque, offset, size, &read);
-
-            fast_end(e);
-            if (BB_UNLIKELY(result != BB_OK)) {
-                return fast_refused(e, space, size, value);
-            }
-            *value = read & (UINT64_MAX >> (64 - 8 * size));
-            return BB_OK;
-        }
+    if (BB_UNLIKELY(leaf == NULL)) {
+        return access_slow(e, space, gpa, size, value, false);
     }
-    return access_slow(e, space, gpa, size, value, false);
+    uint64_t read = 0;
+    int result = leaf->read(ctx, leaf->opaque, offset, size, &read);
+
+    fast_end(e);
+    if (BB_UNLIKELY(result != BB_OK)) {
+        return fast_refused(e, space, size, value);
+    }
+    *value = read & size_mask[size];
+    return BB_OK;
 }
 
 int bb_mmio_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                   uint64_t value)
 {
     struct bb_ectx_ *e = bb_ectx_(ctx);
+    uint64_t offset;
+    const struct bb_flat_ *leaf = fast_begin(e, space, gpa, size, &offset);
 
-    if (BB_LIKELY(ctx->callback_depth == 0)) {
-        uint64_t offset;
-        const struct bb_region *region = fast_begin(e, space, gpa, size, &offset);
-
-        if (BB_LIKELY(region != NULL)) {
-            int result = region->write(ctx, region->opaque, offset, size,
-                                       value & (UINT64_MAX >> (64 - 8 * size)));
-
-            fast_end(e);
-            return BB_LIKELY(result == BB_OK) ? BB_OK : fast_refused(e, space, size, NULL);
-        }
+    if (BB_UNLIKELY(leaf == NULL)) {
+        return access_slow(e, space, gpa, size, &value, true);
     }
-    return access_slow(e, space, gpa, size, &value, true);
+    int result = leaf->region->write(ctx, leaf->opaque, offset, size, value & size_mask[size]);
+
+    fast_end(e);
+    return BB_LIKELY(result == BB_OK) ? BB_OK : fast_refused(e, space, size, NULL);
 }

@@ -202,7 +202,6 @@ int bb_engine_create(const struct bb_engine_config *config, struct bb_engine **e
     }
     made->heap = heap;
     made->lock_mode = config->lock_mode;
-    made->slow = slow_bits(config->lock_mode);
     made->chain_effects_max =
         config->chain_effects_max != 0 ? config->chain_effects_max : BB_CHAIN_EFFECTS_DEFAULT_;
     made->msi_sink = config->msi_sink;
@@ -232,6 +231,7 @@ int bb_engine_create(const struct bb_engine_config *config, struct bb_engine **e
     if (result != BB_OK) {
         goto no_map;
     }
+    made->map->gate = slow_bits(config->lock_mode);
     result = bb_clock_create_(heap, config->clock_mode, &made->clock, err);
     if (result != BB_OK) {
         goto no_clock;
@@ -255,6 +255,9 @@ int bb_engine_create(const struct bb_engine_config *config, struct bb_engine **e
     result = on_complete(made, complete_attach, err);
     if (result != BB_OK) {
         goto no_complete;
+    }
+    if (made->control_ctx->fences) {
+        made->map->gate |= BB_SLOW_FENCES_; /* nobody but us knows the engine yet */
     }
     bb_clock_start(made->clock);
     *engine = made;

@@ -103,13 +103,18 @@ struct bb_ectx_ {
     struct bb_mem_ctx_ mem;
     struct bb_engine *engine; /* immutable */
     uint32_t busy;            /* (a) the chain is or may be outside a section: pause waits for it */
-    bool pending;             /* the outermost access has an epilogue to run */
     bool active;              /* a chain has begun that will run bb_chain_finish_() */
     struct bb_counts_ counts;
     struct bb_chain_ chain;
 };
 
-enum { BB_SLOW_GATE_ = 1, BB_SLOW_LOCK_DEVICE_ = 2, BB_SLOW_LOCK_BIG_ = 4 };
+/* Bits of bb_map.gate; 0: accesses need nothing but their region's class. Written by pause. */
+enum {
+    BB_SLOW_GATE_ = 1,
+    BB_SLOW_LOCK_DEVICE_ = 2,
+    BB_SLOW_LOCK_BIG_ = 4,
+    BB_SLOW_FENCES_ = 8, /* this host has no membarrier: sections need fences */
+};
 
 enum bb_pause_state_ { BB_OPEN_, BB_CLOSING_, BB_CLOSED_ };
 
@@ -127,8 +132,6 @@ struct bb_pause_request_ {
 };
 
 struct bb_engine {
-    /* Read by every access; written by pause alone. */
-    uint32_t slow; /* (a) BB_SLOW_* bits; 0: accesses need nothing but their region's class */
     uint32_t chain_effects_max; /* immutable from here on */
     enum bb_lock_mode lock_mode;
     struct bb_map *map;
@@ -261,6 +264,7 @@ static inline struct bb_ectx_ *bb_ectx_(struct bb_ctx *ctx)
     bb_store_relaxed(&(e)->counts.field, bb_load_relaxed(&(e)->counts.field) + 1)
 
 /* chain.c */
+void bb_chain_root_(struct bb_ectx_ *e);
 void bb_chain_init_(struct bb_chain_ *chain);
 bool bb_chain_has_(const struct bb_chain_ *chain, uint16_t record, uint32_t device_id);
 uint16_t bb_chain_record_(struct bb_ectx_ *e, uint32_t device_id, uint16_t parent);

@@ -77,7 +77,7 @@ bool bb_gate_enter_(struct bb_ectx_ *e)
 
     for (;;) {
         bb_section_enter_(ctx);
-        slow = bb_load_relaxed(&e->engine->slow); /* ordered by the section; see dispatch.c */
+        slow = bb_load_relaxed(&e->mem.map->gate); /* ordered by the section; see dispatch.c */
         if ((slow & BB_SLOW_GATE_) == 0) {
             /* In the section: seen by scan_busy() after the grace period that waits for us. */
             bb_store_release(&e->busy, 1);
@@ -115,7 +115,7 @@ void bb_busy_clear_(struct bb_ectx_ *e)
     }
     /* Release: pairs with scan_busy(); what the chain did is seen by who finds it done. */
     bb_store_release(&e->busy, 0);
-    if ((bb_load_relaxed(&e->engine->slow) & BB_SLOW_GATE_) != 0) {
+    if ((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_GATE_) != 0) {
         /* A hint: bb-control looks by itself, should this load have missed the gate. */
         pthread_mutex_lock(&e->engine->control);
         pthread_cond_signal(&e->engine->control_wake);
@@ -128,12 +128,12 @@ void bb_busy_clear_(struct bb_ectx_ *e)
 
 static void set_gate(struct bb_engine *engine, bool closed)
 {
-    uint32_t bits = bb_load_relaxed(&engine->slow); /* written under the mutex alone */
+    uint32_t bits = bb_load_relaxed(&engine->map->gate); /* written under the mutex alone */
 
     bits = closed ? bits | BB_SLOW_GATE_ : bits & ~(uint32_t)BB_SLOW_GATE_;
     /* Release: an access that finds the gate open again sees what was done while it was closed;
      * pairs, through the section's own ordering, with fast_begin() and bb_gate_enter_(). */
-    bb_store_release(&engine->slow, bits);
+    bb_store_release(&engine->map->gate, bits);
 }
 
 static void pause_grace_over(struct bb_pin_drain_ *drain);

@@ -50,22 +50,6 @@ void bb_name_copy_(char out[BB_CTX_NAME_BYTES], const char *name)
     out[length] = '\0';
 }
 
-const struct bb_hit_ *bb_map_find_slow_(const struct bb_view_ *view, struct bb_hit_ *hit,
-                                        bb_gpa_t gpa)
-{
-    const struct bb_flat_ *leaf = bb_view_find_(view, gpa);
-
-    if (leaf == NULL) {
-        return NULL;
-    }
-    hit->generation = view->generation;
-    hit->first = leaf->first;
-    hit->last_offset = leaf->last_offset;
-    hit->region = leaf->region;
-    hit->region_offset = leaf->region_offset;
-    return hit;
-}
-
 int bb_commit_begin_(struct bb_commit_ *commit, struct bb_ctx *ctx, uint32_t extra_spaces)
 {
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
@@ -146,7 +130,6 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
     }
     bool pio = config->kind == BB_SPACE_PIO;
     made->kind = (uint8_t)config->kind;
-    made->hit_shift = pio ? 3 : 12;
     made->last = bb_mask_low(config->bits != 0 ? config->bits : pio ? 16 : 64);
     made->unassigned = config->unassigned_reads_zero ? 0 : UINT64_MAX;
     bb_name_copy_(made->name, config->name);
@@ -164,6 +147,11 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
         goto free_made;
     }
     made->index = map->space_count++;
+    made->view_offset =
+        (uint32_t)(offsetof(struct bb_root_, view) + made->index * sizeof(struct bb_view_));
+    made->hit_offset =
+        (uint32_t)(offsetof(struct bb_mem_ctx_, hits) +
+                   made->index % BB_HIT_SPACES_ * BB_HIT_WAYS_ * sizeof(struct bb_hit_));
     map->space[made->index] = made;
     commit.changed = BB_BIT64(made->index);
     bb_commit_publish_(&commit);

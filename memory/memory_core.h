@@ -15,8 +15,8 @@
  * Invariants:
  *  1. Nodes, leaves and roots reachable from a published root never change.
  *  2. A generation is given to one view of one space once in the engine's life; a last-hit entry
- *     with the generation of the view that the reader just loaded describes a leaf of that view,
- *     which the reader's section keeps alive.
+ *     with the generation of the view that the reader just loaded names a leaf of that view, which
+ *     the reader's section keeps alive.
  *  3. What a commit replaced is freed after a grace period that began after the new root was
  *     published.
  */
@@ -32,8 +32,15 @@ enum {
     BB_RADIX_SLOTS_ = 64,
     BB_RADIX_LEAF_TAG_ = 63,
     BB_HIT_SPACES_ = 8, /* spaces share entries beyond this many; generations keep them apart */
-    BB_HIT_WAYS_ = 4,
+    BB_HIT_WAY_BITS_ = 3,
+    BB_HIT_WAYS_ = 1 << BB_HIT_WAY_BITS_,
 };
+
+/*
+ * Spreads addresses over the ways of a space's last-hit entries: odd, and chosen so that the
+ * registers a PC guest polls (HPET, I/O APIC, PM timer, UART) fall on different ways.
+ */
+#define BB_HIT_MULTIPLIER_ UINT32_C(0x546e197b)
 
 enum bb_region_kind_ { BB_REGION_IO_, BB_REGION_RAM_ };
 
@@ -43,12 +50,18 @@ struct bb_region {
     int (*write)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value);
     void *opaque;
     struct bb_device *owner; /* opaque here; NULL for RAM */
-    uint32_t owner_id;       /* for ctx->device_id */
-    uint8_t kind;            /* enum bb_region_kind_ */
-    uint8_t klass;           /* enum bb_class */
-    uint8_t fast_sizes;      /* OR of the sizes for which an aligned access goes straight to the
-                                callbacks: valid, implemented, native endianness, both non-NULL
-                                callbacks */
+    union {
+        struct {
+            uint32_t depth;    /* 1 */
+            uint32_t owner_id; /* for ctx->device_id */
+        };
+        uint64_t frame; /* what the fast path stores in ctx->frame */
+    };
+    uint8_t kind;       /* enum bb_region_kind_ */
+    uint8_t klass;      /* enum bb_class */
+    uint8_t fast_sizes; /* OR of the sizes for which an aligned access goes straight to the
+                           callbacks: valid, implemented, native endianness, both non-NULL
+                           callbacks */
     bool reentrant;
     uint8_t *host; /* RAM: first byte; else NULL */
     uint64_t size_bytes;
@@ -64,16 +77,27 @@ struct bb_region {
     bool removing;
 };
 
-/* One mapped range: a leaf of the tree. 64-byte aligned. */
+/*
+ * One mapped range: a leaf of the tree. The first cache line holds all that a read needs, copied
+ * from the region, so that an access to a range out of many meets one cold line and not two.
+ */
 struct bb_flat_ {
     bb_gpa_t first;
-    uint64_t last_offset; /* size - 1 */
-    struct bb_region *region;
+    uint64_t last_offset;   /* size - 1 */
     uint64_t region_offset; /* of `first` inside the region */
+    int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
+    void *opaque;
+    struct bb_device *owner;
+    uint64_t frame;      /* what the fast path stores in ctx->frame */
+    uint32_t fast_sizes; /* sizes of which every access that is aligned in the region goes straight
+                            to its callbacks: the region's own, where it is LOCKFREE and the range
+                            begins and ends on multiples of them; else 0 */
+    struct bb_region *region;
     /* The writer's, under the map's lock; no reader looks at them. */
     uint64_t txn; /* the commit that made it */
     struct bb_flat_ *next;
 };
+_Static_assert(offsetof(struct bb_flat_, region) == BB_CACHE_LINE_BYTES, "the read's own line");
 
 struct bb_node_ {
     uintptr_t slot[BB_RADIX_SLOTS_];
@@ -106,8 +130,9 @@ struct bb_node_pool_ {
 };
 
 struct bb_space {
-    uint32_t index;    /* immutable from here to name */
-    uint8_t hit_shift; /* 12 for MMIO, 3 for PIO: spreads neighbours over the ways */
+    uint32_t index;       /* immutable from here to name */
+    uint32_t hit_offset;  /* of this space's last-hit entries in struct bb_mem_ctx_ */
+    uint32_t view_offset; /* of this space's view in struct bb_root_ */
     uint8_t kind;
     uint64_t last;       /* highest address */
     uint64_t unassigned; /* what a read of nothing yields: all ones or zero */
@@ -116,6 +141,7 @@ struct bb_space {
 
 struct bb_map {
     struct bb_root_ *root; /* (a) published by commit under `lock`; read in sections */
+    uint32_t gate; /* (a) the engine's: loaded beside `root` by every access; see engine/pause.c */
     struct bb_rcu *rcu;
     struct bb_heap *heap;
     struct bb_lock lock; /* rank MAP: one writer */
@@ -129,10 +155,7 @@ struct bb_map {
 
 struct bb_hit_ {
     uint64_t generation; /* 0: empty */
-    bb_gpa_t first;
-    uint64_t last_offset;
-    struct bb_region *region;
-    uint64_t region_offset;
+    const struct bb_flat_ *leaf;
 };
 
 /* memory's part of a context. */
@@ -171,25 +194,26 @@ static inline const struct bb_flat_ *bb_view_find_(const struct bb_view_ *view, 
     return gpa - leaf->first <= leaf->last_offset ? leaf : NULL;
 }
 
-/* Looks `gpa` up in the tree and remembers it in `hit`. Returns `hit`, or NULL: nothing there. */
-const struct bb_hit_ *bb_map_find_slow_(const struct bb_view_ *view, struct bb_hit_ *hit,
-                                        bb_gpa_t gpa);
-
-/* What lies at `gpa`, or NULL. In a read section; valid until it ends or until the next lookup. */
-static inline const struct bb_hit_ *bb_map_find_(struct bb_mem_ctx_ *mem,
-                                                 const struct bb_space *space, bb_gpa_t gpa)
+/* What lies at `gpa`, or NULL. In a read section; valid until that ends. */
+static inline const struct bb_flat_ *bb_map_find_(struct bb_mem_ctx_ *mem,
+                                                  const struct bb_space *space, bb_gpa_t gpa)
 {
-    /* Pairs with the release store of the root in bb_txn_commit(). */
+    /* Pairs with the release store of the root in bb_commit_publish_(). */
     const struct bb_root_ *root = bb_deref_(&mem->map->root);
-    const struct bb_view_ *view = &root->view[space->index];
-    unsigned way = (unsigned)((gpa >> space->hit_shift) ^ (gpa >> (space->hit_shift + 8))) &
-                   (BB_HIT_WAYS_ - 1);
-    struct bb_hit_ *hit = &mem->hits[space->index % BB_HIT_SPACES_][way];
+    const struct bb_view_ *view = (const void *)((const char *)root + space->view_offset);
+    uint32_t way = ((uint32_t)gpa * BB_HIT_MULTIPLIER_) >> (32 - BB_HIT_WAY_BITS_);
+    struct bb_hit_ *hit = (void *)((char *)mem + space->hit_offset + way * sizeof(*hit));
+    const struct bb_flat_ *leaf = hit->leaf;
 
-    if (BB_LIKELY(hit->generation == view->generation && gpa - hit->first <= hit->last_offset)) {
-        return hit;
+    if (BB_LIKELY(hit->generation == view->generation && gpa - leaf->first <= leaf->last_offset)) {
+        return leaf;
     }
-    return bb_map_find_slow_(view, hit, gpa);
+    leaf = bb_view_find_(view, gpa);
+    if (leaf != NULL) {
+        hit->generation = view->generation;
+        hit->leaf = leaf;
+    }
+    return leaf;
 }
 
 /*

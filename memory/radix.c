@@ -237,6 +237,16 @@ static uintptr_t take(struct bb_edit_ *edit, uintptr_t word, uintptr_t leaf, bb_
     return simplify(edit, node, shift);
 }
 
+/* See struct bb_flat_: an aligned access of such a size can't reach over the range's ends. */
+static uint32_t fast_sizes(const struct bb_region *region, uint64_t offset, uint64_t last_offset)
+{
+    uint64_t ends = offset | (offset + last_offset + 1);
+    uint32_t sizes = region->klass == BB_CLASS_LOCKFREE ? region->fast_sizes : 0;
+
+    /* The sizes are powers of two: keep those up to the lowest bit set in either end. */
+    return ends == 0 ? sizes : (uint32_t)(sizes & ((ends & -ends) * 2 - 1));
+}
+
 static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_gpa_t last,
                     struct bb_region *region, uint64_t region_offset)
 {
@@ -252,6 +262,11 @@ static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_g
     leaf->last_offset = last - first;
     leaf->region = region;
     leaf->region_offset = region_offset;
+    leaf->read = region->read;
+    leaf->opaque = region->opaque;
+    leaf->owner = region->owner;
+    leaf->frame = region->frame;
+    leaf->fast_sizes = fast_sizes(region, region_offset, last - first);
     leaf->txn = edit->txn;
     *tree = put(edit, *tree, 0, UINT64_MAX, (uintptr_t)leaf | BB_RADIX_LEAF_TAG_, first, last);
     return BB_OK;

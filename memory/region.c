@@ -156,6 +156,7 @@ int bb_region_create_io_(struct bb_ctx *ctx, const struct bb_region_config *conf
     made->write = config->ops->write;
     made->opaque = config->opaque;
     made->owner = owner;
+    made->depth = 1;
     made->owner_id = owner_id;
     made->kind = BB_REGION_IO_;
     made->klass = (uint8_t)config->klass;

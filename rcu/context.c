@@ -25,11 +25,12 @@ static __thread struct {
 
 /*
  * Process-wide, because thread-exit hooks are: the key whose destructor detaches what a thread
- * leaves behind. Made once, kept as long as the library is loaded.
+ * leaves behind. Made once, kept as long as the library is loaded; the process's end and dlclose()
+ * give it back, so that no thread that ends later calls into code that is gone.
  */
 static pthread_key_t exit_key;
 static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
-static int exit_key_error;
+static int exit_key_error = -1; /* -1: not made */
 
 static void unlink_from_domain(struct bb_ctx *ctx)
 {
@@ -107,6 +108,13 @@ static void thread_exit(void *unused)
 static void make_exit_key(void)
 {
     exit_key_error = pthread_key_create(&exit_key, thread_exit);
+}
+
+__attribute__((destructor)) static void delete_exit_key(void)
+{
+    if (exit_key_error == 0) {
+        (void)pthread_key_delete(exit_key);
+    }
 }
 
 int bb_ctx_attach_(struct bb_rcu *rcu, const char *name, size_t bytes,

