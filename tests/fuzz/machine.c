@@ -7,6 +7,7 @@
  */
 #include "machine.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,6 +59,9 @@ struct machine {
     struct window window[WINDOWS_MAX];
     unsigned windows;
     uint64_t messages;
+    pthread_mutex_t mutex;
+    pthread_cond_t all_removed;
+    unsigned removing; /* guarded by mutex: removals whose `removed` has not been called */
     struct bb_error err;
     char text[512];
 };
@@ -376,10 +380,11 @@ static bool run_operation(struct machine *m, struct program *program)
         return true;
     case 13:
         byte = (uint8_t)take(program, 1);
-        if (byte < 8) {
+        if (byte < 248) {
             (void)bb_i8259_acknowledge(m->ctx, m->pic);
             return true;
         }
+        /* Rarely: it waits for a grace period. */
         return !BAD(m, bb_engine_pause(m->ctx, 0, &m->err)) &&
                !BAD(m, bb_engine_resume(m->ctx, &m->err));
     case 14:
@@ -405,7 +410,8 @@ static bool run_operation(struct machine *m, struct program *program)
 const char *machine_run_program(const uint8_t *bytes, size_t n)
 {
     static char text[512];
-    struct machine m = {0};
+    struct machine m = {.mutex = PTHREAD_MUTEX_INITIALIZER,
+                        .all_removed = PTHREAD_COND_INITIALIZER};
     struct program program = {.bytes = bytes, .left = n};
     bool good = build(&m);
 
