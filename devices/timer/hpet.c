@@ -30,11 +30,6 @@
  */
 #include "hpet_internal.h"
 
-/* GEN_CONF's atomic word: the value, the one before, whether a change is under way, its number. */
-enum { GENERAL_BEFORE_SHIFT = 8, GENERAL_NUMBER_SHIFT = 32 };
-#define GENERAL_BITS (HPET_ENABLE_CNF | HPET_LEG_RT_CNF)
-#define GENERAL_CHANGING BB_BIT64(16)
-
 _Static_assert(HPET_TIMERS + 24 * HPET_TIMER_STRIDE == BB_HPET_REGION_BYTES,
                "24 timers fill the specified region");
 
@@ -53,8 +48,8 @@ static uint64_t read_general(struct bb_hpet *hpet)
         uint64_t word = bb_load_acquire(&hpet->general);
         bool running;
 
-        if ((word & GENERAL_CHANGING) == 0) {
-            return word & GENERAL_BITS;
+        if ((word & HPET_GENERAL_CHANGING) == 0) {
+            return word & HPET_GENERAL_BITS;
         }
         (void)bb_counter_read_state(&hpet->counter, &running, NULL);
         /* Relaxed: behind the counter's acquire loads. The number keeps an equal word from being
@@ -62,7 +57,8 @@ static uint64_t read_general(struct bb_hpet *hpet)
         if (bb_load_relaxed(&hpet->general) == word) {
             bool enables = (word & HPET_ENABLE_CNF) != 0;
 
-            return (running == enables ? word : word >> GENERAL_BEFORE_SHIFT) & GENERAL_BITS;
+            return (running == enables ? word : word >> HPET_GENERAL_BEFORE_SHIFT) &
+                   HPET_GENERAL_BITS;
         }
     }
 }
@@ -129,8 +125,9 @@ static int write_general(struct bb_ctx *ctx, struct bb_hpet *hpet, uint64_t valu
     uint64_t before = hpet->general_now;
     uint64_t after = bb_merge(before, value, mask & writable);
     /* Relaxed: the lock orders writers. */
-    uint64_t number = (bb_load_relaxed(&hpet->general) >> GENERAL_NUMBER_SHIFT) + 1;
-    uint64_t word = number << GENERAL_NUMBER_SHIFT | before << GENERAL_BEFORE_SHIFT | after;
+    uint64_t number = (bb_load_relaxed(&hpet->general) >> HPET_GENERAL_NUMBER_SHIFT) + 1;
+    uint64_t word =
+        number << HPET_GENERAL_NUMBER_SHIFT | before << HPET_GENERAL_BEFORE_SHIFT | after;
     struct bb_hpet_moment_ now;
     unsigned i;
 
@@ -142,7 +139,7 @@ static int write_general(struct bb_ctx *ctx, struct bb_hpet *hpet, uint64_t valu
     } else {
         /* Both stores pair with read_general(): the counter's change lies between them, and is the
          * moment at which the register changes. The counter publishes it by a release. */
-        bb_store_release(&hpet->general, word | GENERAL_CHANGING);
+        bb_store_release(&hpet->general, word | HPET_GENERAL_CHANGING);
         if ((after & HPET_ENABLE_CNF) != 0) {
             bb_counter_run(&hpet->counter);
             bb_store_release(&hpet->general, word);

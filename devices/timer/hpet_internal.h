@@ -42,6 +42,14 @@ enum { HPET_NUM_TIM_CAP_SHIFT = 8, HPET_VENDOR_ID_SHIFT = 16, HPET_CLK_PERIOD_SH
 #define HPET_ENABLE_CNF BB_BIT64(0)
 #define HPET_LEG_RT_CNF BB_BIT64(1)
 
+/*
+ * GEN_CONF's atomic word: its value; while ENABLE_CNF changes also the value before, and a mark
+ * that says so; and the change's number, so that no two words are equal.
+ */
+enum { HPET_GENERAL_BEFORE_SHIFT = 8, HPET_GENERAL_NUMBER_SHIFT = 32 };
+#define HPET_GENERAL_BITS (HPET_ENABLE_CNF | HPET_LEG_RT_CNF)
+#define HPET_GENERAL_CHANGING BB_BIT64(16)
+
 /* Tn_CONF (2.3.8). */
 #define HPET_TN_INT_TYPE BB_BIT64(1) /* 1: level */
 #define HPET_TN_INT_ENB BB_BIT64(2)
@@ -145,7 +153,7 @@ struct bb_hpet {
 
     /* Atomic: written under the device's lock, read without. */
     struct bb_counter counter; /* the main counter */
-    uint64_t general;          /* GEN_CONF, see hpet.c */
+    uint64_t general;          /* GEN_CONF's word */
     uint64_t status;           /* GINTR_STA */
 
     /* Guarded by the device's lock. */

@@ -78,7 +78,7 @@ static uint64_t some_value(struct machine *m, uint64_t *random)
     }
 }
 
-Test(hpet_fuzz, survives_any_access_with_its_invariants_intact, .timeout = 120)
+Test(hpet_fuzz, survives_any_access_with_its_invariants_intact)
 {
     struct machine_options options = {.clock_mode = BB_CLOCK_MANUAL, .timers = TIMERS};
     struct machine *m = set_up(&options);
@@ -111,7 +111,7 @@ Test(hpet_fuzz, survives_any_access_with_its_invariants_intact, .timeout = 120)
     tear_down(m);
 }
 
-Test(hpet_fuzz, the_fastest_periods_on_all_timers_cost_bounded_host_time, .timeout = 60)
+Test(hpet_fuzz, the_fastest_periods_on_all_timers_cost_bounded_host_time)
 {
     struct machine_options options = {.clock_mode = BB_CLOCK_MANUAL, .timers = TIMERS};
     struct machine *m = set_up(&options);

@@ -244,3 +244,29 @@ Test(hpet_routing, an_interrupt_to_a_pin_without_a_line_goes_nowhere)
     cr_assert_eq(bb_device_remove_wait(m->ctx, bb_hpet_device(bare), NULL), BB_OK);
     tear_down(m);
 }
+
+Test(hpet_routing, outputs_that_share_a_line_hand_it_over_without_a_gap)
+{
+    struct machine *m = set_up(NULL);
+    struct bb_hpet_config config = {.clock = m->clock,
+                                    .route_cap = {1u << 2},
+                                    .lines = {[2] = m->irq0.line},
+                                    .legacy_irq0 = m->irq0.line,
+                                    .legacy_capable = true};
+    struct bb_hpet *pc = NULL; /* as in a PC, where IRQ 0 is pin 2 */
+    const uint64_t at = 0x10000;
+
+    cr_assert_eq(bb_hpet_create(m->ctx, &config, &pc, NULL), BB_OK);
+    cr_assert_eq(bb_space_map(m->ctx, m->space, HPET_BASE + at, bb_hpet_region(pc), NULL), BB_OK);
+    put(m, at + conf_of(0), route_to(2) | INT_ENB | INT_LEVEL);
+    put(m, at + comp_of(0), 1000);
+    put(m, at + GEN_CONF, ENABLE);
+    step(m, 1000);
+    put(m, at + GEN_CONF, ENABLE | LEGACY);
+    put(m, at + GEN_CONF, ENABLE);
+    cr_assert(bb_line_read(m->irq0.line).level);
+    cr_assert_eq(bb_line_read(m->irq0.line).rises, 1);
+    cr_assert_eq(bb_device_remove_wait(m->ctx, bb_hpet_device(pc), NULL), BB_OK);
+    cr_assert(!bb_line_read(m->irq0.line).level);
+    tear_down(m);
+}

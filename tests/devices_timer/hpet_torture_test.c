@@ -202,7 +202,7 @@ static void run_for_a_while(struct torture *torture, void *(*const entries[])(vo
     cr_assert_eq(torture->failed, 0);
 }
 
-Test(hpet_torture, the_counter_never_runs_backwards_across_halts, .timeout = 300)
+Test(hpet_torture, the_counter_never_runs_backwards_across_halts)
 {
     static void *(*const entries[])(void *) = {reader, reader, reader, toggler, programmer};
     struct machine_options options = {.clock_mode = BB_CLOCK_HOST};
@@ -277,7 +277,7 @@ static void *comparator_reader(void *opaque)
     return NULL;
 }
 
-Test(hpet_torture, a_comparator_is_never_combined_with_a_count_of_another_time, .timeout = 300)
+Test(hpet_torture, a_comparator_is_never_combined_with_a_count_of_another_time)
 {
     static void *(*const entries[])(void *) = {comparator_reader, comparator_reader, jumper};
     struct machine_options options = {.clock_mode = BB_CLOCK_HOST};
@@ -293,7 +293,7 @@ Test(hpet_torture, a_comparator_is_never_combined_with_a_count_of_another_time, 
     tear_down(torture.machine);
 }
 
-Test(hpet_torture, removal_meets_readers_and_expiries_in_flight, .timeout = 300)
+Test(hpet_torture, removal_meets_readers_and_expiries_in_flight)
 {
     uint64_t until = host_ns() + stress_ns();
 
