@@ -25,6 +25,7 @@
 
 #define DEFERRED_BYTES_DEFAULT (UINT64_C(64) << 20)
 #define STALL_NS_DEFAULT UINT64_C(1000000000)
+#define STALL_NS_MAX (UINT64_MAX / 4) /* so that times computed from it don't wrap */
 
 /* Pushes the chain first..last, newest first. Lock-free. */
 void bb_rcu_push_(struct bb_rcu_head **top, struct bb_rcu_head *first, struct bb_rcu_head *last)
@@ -315,6 +316,9 @@ int bb_rcu_create_(const struct bb_rcu_config_ *config, struct bb_rcu **rcu, str
     }
     if (made->config.stall_ns == 0) {
         made->config.stall_ns = STALL_NS_DEFAULT;
+    }
+    if (made->config.stall_ns > STALL_NS_MAX) {
+        made->config.stall_ns = STALL_NS_MAX;
     }
     rc = bb_gp_init_(&made->gp);
     if (rc != BB_OK) {

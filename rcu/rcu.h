@@ -48,7 +48,9 @@ struct bb_rcu_head {
 /*
  * Runs fn(head) on the engine's completion thread once every read section that is running now has
  * ended. User code is welcome there; it runs with no lock, section or pin held, and one completion
- * at a time. `bytes` is what the work will free, for the accounting of deferred memory.
+ * at a time, those of one thread in their order. `bytes` is what the work will free; it counts
+ * against the engine's bound of deferred memory until the grace period has ended, so that who waits
+ * for the bound waits for readers alone and never for a completion.
  * Threads: the context's own, also inside callbacks, sections and locks; never blocks, lock-free.
  * Lifetime: `head` belongs to busbar until fn is called.
  */
@@ -66,7 +68,13 @@ struct bb_rcu_stats {
 
 BB_API struct bb_rcu_stats bb_rcu_stats(struct bb_ctx *ctx);
 
-/* A grace period that takes longer than the engine's limit; given to the engine's stall hook. */
+/*
+ * A grace period that takes longer than the engine's limit; given to the engine's stall hook once,
+ * and again each time that it has taken ten times as long. The hook is called on bb-complete, with
+ * no lock held; the structure and its strings are its own only during the call. While bb-complete
+ * runs a completion (bb_rcu_call(), a removal's `done`) it does not watch, and a stall that began
+ * meanwhile is reported after that completion has returned.
+ */
 struct bb_rcu_stall {
     uint64_t waited_ns;      /* how long the grace period has been waiting */
     const char *thread_name; /* the context in the way; NULL: none of this engine, see `text` */
