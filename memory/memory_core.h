@@ -91,7 +91,7 @@ struct bb_flat_ {
     uint64_t frame;      /* what the fast path stores in ctx->frame */
     uint32_t fast_sizes; /* sizes of which every access that is aligned in the region goes straight
                             to its callbacks: the region's own, where it is LOCKFREE and the range
-                            begins and ends on multiples of them; else 0 */
+                            ends on a multiple of them; else 0 */
     struct bb_region *region;
     /* The writer's, under the map's lock; no reader looks at them. */
     uint64_t txn; /* the commit that made it */

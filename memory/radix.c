@@ -237,14 +237,18 @@ static uintptr_t take(struct bb_edit_ *edit, uintptr_t word, uintptr_t leaf, bb_
     return simplify(edit, node, shift);
 }
 
-/* See struct bb_flat_: an aligned access of such a size can't reach over the range's ends. */
+/*
+ * See struct bb_flat_. An access that begins in the range at a multiple of its size reaches over
+ * the range's end only where that end is no such multiple.
+ */
 static uint32_t fast_sizes(const struct bb_region *region, uint64_t offset, uint64_t last_offset)
 {
-    uint64_t ends = offset | (offset + last_offset + 1);
-    uint32_t sizes = region->klass == BB_CLASS_LOCKFREE ? region->fast_sizes : 0;
+    uint64_t end = offset + last_offset + 1;
 
-    /* The sizes are powers of two: keep those up to the lowest bit set in either end. */
-    return ends == 0 ? sizes : (uint32_t)(sizes & ((ends & -ends) * 2 - 1));
+    /* The sizes are powers of two: keep those up to the lowest bit set in `end`. */
+    return region->klass == BB_CLASS_LOCKFREE
+               ? (uint32_t)(region->fast_sizes & ((end & -end) * 2 - 1))
+               : 0;
 }
 
 static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_gpa_t last,
