@@ -17,16 +17,16 @@
  *     If the section began before the drain's grace period, both are over when it ends; if it
  *     began after, it sees the flip and raises `new`. So after the grace period no section raises
  *     `old`, until the next flip, which is not made before this drain has ended.
- *  3. Who takes a pin while holding one of the same pins may have loaded the index long ago, in no
- *     section. The held pin is on `old` or on `new`.
- *     - On `old`: the drain does not end before that one is put, so no further flip happens
- *       meanwhile and the new pin is on either side. On `old`, it is counted before the held one
- *       is given back: the count does not pass through 0 in between, and the drain waits for both.
- *       On `new`, it is a newcomer.
- *     - On `new`: it was taken after the flip, so the index loaded since is `new`, which only the
- *       next drain will wait for; the same argument holds there.
- *     A stale index would need two flips under a held pin, and the first of the two drains waits
- *     for that pin. So no rise of the old side can come after its count was found 0.
+ *  3. Who takes a pin while holding another, P, of the same pins may have loaded the index long
+ *     ago, in no section. Suppose it raises `old` having loaded the index before the flip.
+ *     - P is on `old`: it was counted there before the grace period ended (by 2, or by this for
+ *       the pin under which P itself was taken) and is put only after the raise. So the count does
+ *       not pass through 0 in between: the drain waits for both.
+ *     - P is on `new`: P's index was loaded before the previous flip, from `new` to `old` (loaded
+ *       after the present one, it would have let the later load see `old` no more). The previous
+ *       drain waited for P, and so for the raise, before the present one flipped: the raise is one
+ *       that the present drain finds in the count.
+ *     So no rise of `old` comes after its count was found 0 behind the grace period.
  *  4. By 2 and 3, once the count of `old` is found 0 after the grace period it stays 0 until the
  *     drain has ended and the next one flips: invariant 1 for the next drain, whose `new` it is.
  *     By 1, every pin that existed when the drain was asked for was on `old`, or was put.

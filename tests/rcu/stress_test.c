@@ -138,10 +138,21 @@ static void *writer_main(void *arg)
     return NULL;
 }
 
+/* Stalls are reported as often as can be, so that the watcher meets contexts that come and go. */
+static void count_stall(void *opaque, const struct bb_rcu_stall *stall)
+{
+    struct stress *s = opaque;
+
+    if (stall->text == NULL || (stall->thread_name == NULL) != (stall->tid == 0)) {
+        (void)bb_fetch_add_relaxed(&s->errors, 1);
+    }
+}
+
 Test(rcu_stress, nothing_is_freed_under_a_reader, .timeout = 200)
 {
     static struct stress s;
-    const struct bb_rcu_config_ config = {.deferred_bytes_max = 1 << 16};
+    const struct bb_rcu_config_ config = {
+        .deferred_bytes_max = 1 << 16, .stall_ns = 2000, .stall = count_stall, .stall_opaque = &s};
     pthread_t threads[READERS + WRITERS];
     bb_ns_t end_ns = bb_host_now_ns_() + stress_ns();
 
