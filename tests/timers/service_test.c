@@ -59,7 +59,7 @@ static void drop(void)
     fixture_drop(&fixture);
 }
 
-TestSuite(service, .init = make, .fini = drop, .timeout = 60);
+TestSuite(service, .init = make, .fini = drop, .timeout = 30);
 
 static bb_ns_t now(void)
 {
