@@ -188,7 +188,12 @@ static uintptr_t put(struct bb_edit_ *edit, uintptr_t word, bb_gpa_t first, bb_g
             node_set(node, i, word);
         }
     }
-    for (unsigned i = slot_of(lo, shift); i <= slot_of(hi, shift); i++) {
+    unsigned from = slot_of(lo, shift), to = slot_of(hi, shift);
+    for (unsigned i = from; i <= to; i++) {
+        if (i != from && i != to) {
+            node_set(node, i, leaf); /* covered whole, so nothing else is there */
+            continue;
+        }
         bb_gpa_t slot_first = node->base + ((bb_gpa_t)i << shift);
         bb_gpa_t slot_last = slot_first + bb_mask_low(shift);
         node_set(node, i,
@@ -228,7 +233,12 @@ static uintptr_t take(struct bb_edit_ *edit, uintptr_t word, uintptr_t leaf, bb_
 
     unsigned shift = shift_of(word);
     struct bb_node_ *node = node_own(edit, node_of(word));
-    for (unsigned i = slot_of(lo, shift); i <= slot_of(hi, shift); i++) {
+    unsigned from = slot_of(lo, shift), to = slot_of(hi, shift);
+    for (unsigned i = from; i <= to; i++) {
+        if (i != from && i != to) {
+            node_set(node, i, 0); /* covered whole, so nothing else is there */
+            continue;
+        }
         bb_gpa_t slot_first = node->base + ((bb_gpa_t)i << shift);
         bb_gpa_t slot_last = slot_first + bb_mask_low(shift);
         node_set(node, i,

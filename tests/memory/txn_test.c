@@ -265,7 +265,7 @@ Test(txn, a_region_being_removed_is_unmapped_and_refused_from_then_on)
     struct bb_error err = {0};
 
     for (int i = 0; i < 3; i++) {
-        region[i] = fixture_region(&fixture, "abc" + i, 0x100, 1);
+        region[i] = fixture_region(&fixture, &"abc"[i], 0x100, 1);
     }
     cr_assert_eq(bb_space_map(fixture.ctx, space, 0x1000, region[0], NULL), BB_OK);
     cr_assert_eq(bb_space_map(fixture.ctx, space, 0x2000, region[1], NULL), BB_OK);
