@@ -216,13 +216,37 @@ static void *set_level(void *opaque)
     return NULL;
 }
 
+/* Rewrites one half of the entry, by turns the destination, and mask and polarity. */
+static void *rewrite(void *opaque)
+{
+    struct shared *shared = opaque;
+    struct rig *rig = shared->rig;
+    uint64_t state = shared->seed ^ 0x3e3;
+    bool low = (shared->seed & 4) != 0;
+    struct bb_ctx *ctx;
+
+    if (bb_ctx_attach(rig->engine, "rewriter", &ctx, NULL) != BB_OK) {
+        return NULL;
+    }
+    (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOREGSEL, 4, 0x10 + 2 * PIN + !low);
+    while (!stopped(shared)) {
+        uint64_t value = next_random(&state);
+        if (low) {
+            value = (value & (MASKED | 0x2000)) | LEVEL | VECTOR;
+        }
+        (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOWIN, 4, value & 0xffffffff);
+    }
+    (void)bb_ctx_detach(ctx, NULL);
+    return NULL;
+}
+
 /* One storm; then the pin must be in service if and only if it is asserted. */
 static void level_storm(struct rig *rig, uint64_t round_seed, uint64_t length_ns)
 {
     struct shared shared = {.rig = rig, .seed = round_seed, .until_ns = host_ns() + length_ns};
     struct setter setters[2] = {{&shared, 0, round_seed & 1}, {&shared, 1, round_seed & 2}};
     bool high = setters[0].final || setters[1].final;
-    pthread_t threads[3];
+    pthread_t threads[4];
 
     rig->user = &shared;
     rig->delivered = note_level;
@@ -231,9 +255,11 @@ static void level_storm(struct rig *rig, uint64_t round_seed, uint64_t length_ns
         cr_assert_eq(pthread_create(&threads[i], NULL, set_level, &setters[i]), 0);
     }
     cr_assert_eq(pthread_create(&threads[2], NULL, end_interrupts, &shared), 0);
-    for (unsigned i = 0; i < 3; i++) {
+    cr_assert_eq(pthread_create(&threads[3], NULL, rewrite, &shared), 0);
+    for (unsigned i = 0; i < 4; i++) {
         cr_assert_eq(pthread_join(threads[i], NULL), 0);
     }
+    entry_write(rig, rig->ctx, PIN, LEVEL | VECTOR);
     cr_assert_eq(shared.doubled, 0, "delivered again before its end; seed %llu",
                  (unsigned long long)round_seed);
     for (unsigned i = 0; i < 4; i++) {
