@@ -52,7 +52,7 @@ struct demo {
     bool tty;      /* stderr is a terminal: progress stays on one line */
     bool with_kvm; /* false: no guests */
     /* Of the runs with all four phases. */
-    uint64_t reads, backward, toggles, programmed, arrived, spurious;
+    uint64_t reads, backward, toggles, programmed, arrived;
     bool failed;
 };
 
@@ -122,7 +122,6 @@ static void count_checks(struct demo *demo, const struct bb_storm_results *resul
         demo->programmed += results->programmed[route];
         demo->arrived += results->arrived[route];
     }
-    demo->spurious += results->spurious;
 }
 
 static void run_one(struct demo *demo, struct half *half, unsigned count_index,
@@ -270,10 +269,10 @@ static void print_limits(const struct demo *demo, const struct demo_limits *limi
                format_ns(text, sizeof(text), median(&demo->guest.cells[0][DEMO_BARE], READ_P50)));
     }
     printf(".\nChecked on the way: %llu reads, %llu steps backward while ENABLE_CNF was toggled "
-           "%llu times; %llu of %llu timer interrupts arrived, %llu unasked.\n",
+           "%llu times; %llu of %llu timer interrupts arrived.\n",
            (unsigned long long)demo->reads, (unsigned long long)demo->backward,
            (unsigned long long)demo->toggles, (unsigned long long)demo->arrived,
-           (unsigned long long)demo->programmed, (unsigned long long)demo->spurious);
+           (unsigned long long)demo->programmed);
 }
 
 /* The two lines to take home, made of this run's figures alone. */

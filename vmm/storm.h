@@ -94,8 +94,9 @@ struct bb_storm_results {
     uint64_t toggles, halted_moved, holds;
     uint64_t programmed[STORM_ROUTES], arrived[STORM_ROUTES];
     uint64_t missed; /* rounds that were begun again: the comparator had passed too early */
-    uint64_t spurious;
-    char failure[128]; /* what went wrong in a guest that did not finish; else "" */
+    uint64_t spurious[STORM_ROUTES]; /* interrupts that nobody had asked for */
+    uint64_t ended_early;            /* level ones that KVM ended on its own: each may come twice */
+    char failure[128];               /* what went wrong in a guest that did not finish; else "" */
 };
 
 /*
@@ -108,7 +109,10 @@ int bb_storm_collect(const void *ram, uint64_t ram_bytes, const struct bb_storm_
                      enum bb_lock_mode lock_mode, struct bb_storm_results *results,
                      struct bb_error *err);
 
-/* True where it finished, nothing went backwards and no interrupt was lost or came unasked. */
+/*
+ * True where it finished, nothing went backwards and no interrupt was lost or came unasked, apart
+ * from level interrupts that came again because KVM had ended them early.
+ */
 bool bb_storm_ok(const struct bb_storm_results *results);
 
 /* A table for people, and one JSON object, on one stream each. */

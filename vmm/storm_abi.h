@@ -141,8 +141,14 @@ struct storm_reading {
 struct storm_timers {
     uint64_t programmed[STORM_ROUTES];
     uint64_t arrived[STORM_ROUTES];
-    uint64_t missed;   /* the comparator had passed before the timer was enabled; none came */
-    uint64_t spurious; /* an interrupt that nobody had asked for */
+    uint64_t missed; /* the comparator had passed before the timer was enabled; none came */
+    /*
+     * Level interrupts that the local APIC did not have in service while their handler ran: there
+     * are hypervisors that end an interrupt when they inject it. The I/O APIC, told of the end
+     * while the line is still high, rightly sends such a one again.
+     */
+    uint64_t ended_early;
+    uint64_t spurious[STORM_ROUTES]; /* an interrupt that nobody had asked for */
 };
 
 struct storm_vcpu {

@@ -60,12 +60,18 @@ void bb_storm_print_table(FILE *out, const struct bb_storm_results *results)
     if (results->phases & 1u << STORM_TIMERS) {
         fprintf(out, "  timers, arrived of programmed:");
         for (unsigned route = 0; route < STORM_ROUTES; route++) {
-            fprintf(out, " %s %llu of %llu;", route_names[route],
+            fprintf(out, " %s %llu of %llu, %llu unasked;", route_names[route],
                     (unsigned long long)results->arrived[route],
-                    (unsigned long long)results->programmed[route]);
+                    (unsigned long long)results->programmed[route],
+                    (unsigned long long)results->spurious[route]);
         }
-        fprintf(out, " unasked %llu; begun again %llu\n", (unsigned long long)results->spurious,
-                (unsigned long long)results->missed);
+        fprintf(out, " begun again %llu\n", (unsigned long long)results->missed);
+        if (results->ended_early) {
+            fprintf(out,
+                    "  timers: KVM ended %llu level interrupts before their handlers did, so "
+                    "some came twice\n",
+                    (unsigned long long)results->ended_early);
+        }
     }
 }
 
@@ -94,12 +100,13 @@ void bb_storm_print_json(FILE *out, const struct bb_storm_results *results)
     if (results->phases & 1u << STORM_TIMERS) {
         fprintf(out, ",\"timers\":{");
         for (unsigned route = 0; route < STORM_ROUTES; route++) {
-            fprintf(out, "\"%s\":{\"programmed\":%llu,\"arrived\":%llu},", route_names[route],
-                    (unsigned long long)results->programmed[route],
-                    (unsigned long long)results->arrived[route]);
+            fprintf(out, "\"%s\":{\"programmed\":%llu,\"arrived\":%llu,\"spurious\":%llu},",
+                    route_names[route], (unsigned long long)results->programmed[route],
+                    (unsigned long long)results->arrived[route],
+                    (unsigned long long)results->spurious[route]);
         }
-        fprintf(out, "\"spurious\":%llu,\"begun_again\":%llu}",
-                (unsigned long long)results->spurious, (unsigned long long)results->missed);
+        fprintf(out, "\"begun_again\":%llu,\"ended_early\":%llu}",
+                (unsigned long long)results->missed, (unsigned long long)results->ended_early);
     }
     fprintf(out, "}\n");
 }

@@ -76,26 +76,40 @@ static bool timer_serves(const struct storm_control *control, uint32_t timer,
                               : control->timer_pin[timer] != STORM_NO_PIN;
 }
 
-/* Any timer that can do this, for this vCPU alone; false where the machine has none. */
-static bool timer_borrow(struct storm_cpu *cpu, enum storm_route route, uint32_t *borrowed)
+/*
+ * The timer that this vCPU uses for a route: by its number, so that a wait looks at one word only.
+ * Returns false where no timer can do it.
+ */
+static bool timer_choose(const struct storm_cpu *cpu, enum storm_route route, uint32_t *chosen)
+{
+    const struct storm_control *control = cpu->control;
+    uint32_t serving = 0;
+    for (uint32_t timer = 0; timer < control->timers; timer++) {
+        serving += timer_serves(control, timer, route);
+    }
+    if (serving == 0) {
+        return false;
+    }
+    uint32_t skip = cpu->index % serving, timer = 0;
+    while (!timer_serves(control, timer, route) || skip-- != 0) {
+        timer++;
+    }
+    *chosen = timer;
+    return true;
+}
+
+/* Waits until the timer is this vCPU's alone; false where the run is to end instead. */
+static bool timer_borrow(struct storm_cpu *cpu, uint32_t timer)
 {
     struct storm_control *control = cpu->control;
+    uint32_t *owner = &control->timer_owner[timer];
     uint64_t pause_ns = STORM_RELAX_NS;
-    bool any = true;
-    while (any && !storm_stopped(cpu)) {
-        any = false;
-        for (uint32_t i = 0; i < control->timers; i++) {
-            uint32_t timer = (cpu->index + i) % control->timers, expected = 0;
-            if (!timer_serves(control, timer, route)) {
-                continue;
-            }
-            any = true;
-            /* Acquire: pairs with timer_return(), so that its last user's writes came before. */
-            if (__atomic_compare_exchange_n(&control->timer_owner[timer], &expected, cpu->index + 1,
-                                            0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-                *borrowed = timer;
-                return true;
-            }
+    while (!storm_stopped(cpu)) {
+        uint32_t expected = 0;
+        /* Acquire: pairs with timer_return(), so that its last user's writes came before. */
+        if (__atomic_compare_exchange_n(owner, &expected, cpu->index + 1, 0, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED)) {
+            return true;
         }
         storm_relax(cpu, pause_ns);
         pause_ns = storm_relax_longer(control, pause_ns);
@@ -194,8 +208,11 @@ void storm_timers_run(struct storm_cpu *cpu)
                               .route = (enum storm_route)((cpu->index + i) % STORM_ROUTES),
                               .ahead_ticks = second_ticks / 500,
                               .second_ticks = second_ticks};
-        if (!timer_borrow(cpu, round.route, &round.timer)) {
-            continue; /* the machine has no such timer; the results show none programmed */
+        if (!timer_choose(cpu, round.route, &round.timer)) {
+            continue; /* the results show none programmed */
+        }
+        if (!timer_borrow(cpu, round.timer)) {
+            break;
         }
         for (unsigned tries = 1; !round_run(&round) && tries < TRIES_MAX; tries++) {
             round.ahead_ticks *= 2;
@@ -205,6 +222,7 @@ void storm_timers_run(struct storm_cpu *cpu)
     /* Whatever is still on its way was asked for by nobody. */
     storm_relax(cpu, STORM_RELAX_NS * 10);
     for (unsigned route = 0; route < STORM_ROUTES; route++) {
-        timers->spurious += storm_interrupts(cpu, (enum storm_route)route) - timers->arrived[route];
+        timers->spurious[route] =
+            storm_interrupts(cpu, (enum storm_route)route) - timers->arrived[route];
     }
 }

@@ -111,9 +111,12 @@ void storm_interrupt(uint32_t stub)
         *count = *count + 1;
     }
     if (stub == STORM_LEVEL) {
+        uint32_t vector = STORM_VECTOR_LEVEL + (uint32_t) * (volatile uint64_t *)&self->level_timer;
+        uint64_t in_service = msr_read(MSR_X2APIC_ISR + vector / 32);
+        self->timers.ended_early += !(in_service >> vector % 32 & 1);
         /* Before the EOI: else the line is still high then, and the pin fires again. */
         mmio_write64(control_block()->hpet_gpa + HPET_GINTR_STS,
-                     UINT64_C(1) << *(volatile uint64_t *)&self->level_timer);
+                     UINT64_C(1) << (vector - STORM_VECTOR_LEVEL));
     }
     msr_write(MSR_X2APIC_EOI, 0);
 }
