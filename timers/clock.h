@@ -22,7 +22,10 @@ enum bb_clock_mode {
     BB_CLOCK_MANUAL, /* moves by bb_clock_step() only; for tests and qtest */
 };
 
-/* Virtual time now. Starts at 0, stopped; the engine starts it at creation. */
+/*
+ * Virtual time now. Starts at 0, stopped; the engine starts it at creation.
+ * Ordering: sampled after the caller's earlier loads and before its later ones.
+ */
 BB_API bb_ns_t bb_clock_now_ns(struct bb_clock *clock);
 
 /* The clock as the source of a counter. Lifetime: the clock's. */
@@ -43,9 +46,11 @@ BB_API void bb_clock_start(struct bb_clock *clock);
  * Moves a manual clock forward by `delta_ns` (0 is allowed: fires what is due) and fires every
  * timer that falls due on the way, on this thread, in order of deadline, ties in order of arming;
  * while one runs the clock stands at its deadline. Timers armed by callbacks count if they fall
- * due on the way.
- * Returns BB_OK; BB_E_STATE where the clock is not manual or is stopped; BB_E_CONTEXT inside a
- * callback, section, pin or lock.
+ * due on the way; one that is armed for an instant at which it has just fired is due a nanosecond
+ * later, so that every instant ends. At the end of time (2^63 - 1 ns) the clock stays there.
+ * Returns BB_OK; BB_E_STATE where the clock is not manual, is stopped, or is being stepped
+ * already, and where it is stopped on the way: then it stands where that happened; BB_E_CONTEXT
+ * inside a callback, section, pin or lock.
  * Threads: the context's own; one step at a time.
  */
 BB_API int bb_clock_step(struct bb_ctx *ctx, struct bb_clock *clock, uint64_t delta_ns,

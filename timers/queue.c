@@ -201,8 +201,8 @@ static bool disarm_locked(struct bb_timer_queue *queue, struct bb_timer_ *timer)
 }
 
 /*
- * Fires the top of the heap at virtual time `now_ns`. Enters and leaves with the lock held;
- * releases it round the callback.
+ * Fires the top of the heap at virtual time `now_ns`, unless its owner wants it dropped. Enters
+ * and leaves with the lock held; releases it round the callback.
  */
 static enum bb_expiry_ fire_locked(struct bb_timer_queue *queue, struct bb_ctx *ctx, bb_ns_t now_ns)
 {
@@ -212,14 +212,21 @@ static enum bb_expiry_ fire_locked(struct bb_timer_queue *queue, struct bb_ctx *
     enum bb_expiry_ expiry;
 
     remove_locked(queue, timer);
+    if (queue->config.begin != NULL) {
+        bool begun;
+
+        bb_section_enter_(ctx);
+        begun = queue->config.begin(timer);
+        bb_section_leave_(ctx);
+        if (!begun) {
+            return BB_EXPIRY_DONE_;
+        }
+    }
     timer->expired_generation = timer->generation;
     timer->not_before_ns = now_ns + (in_step ? 1 : BB_TIMER_PERIOD_MIN_NS_);
     queue->firing = timer;
     queue->firing_ctx = ctx;
     queue->firing_superseded = false;
-    if (queue->config.begin != NULL) {
-        queue->config.begin(timer);
-    }
     bb_lock_release(ctx, &queue->lock);
     expiry = timer->fn(ctx, timer, deadline_ns);
     bb_lock_acquire(ctx, &queue->lock);

@@ -53,11 +53,13 @@ struct bb_timer_queue_config_ {
     int (*attach)(void *opaque, struct bb_ctx **ctx, struct bb_error *err);
     void (*detach)(void *opaque, struct bb_ctx *ctx);
     /*
-     * May be NULL. Called under the queue's lock when an expiry is taken off the queue, before its
-     * fn is called without that lock: where the owner takes the pin that keeps the timer's memory,
-     * for fn to release. A timer that is disarmed first is never begun.
+     * May be NULL. Called under the queue's lock and in a read section when an expiry is taken off
+     * the queue, before its fn is called with neither: where the owner takes the pin (for fn to
+     * put) that keeps the timer's memory until then. False drops the expiry: the owner is going
+     * away. An owner that marks itself so, then disarms its timers, then drains its pins, has no
+     * fn begun afterwards.
      */
-    void (*begin)(struct bb_timer_ *timer);
+    bool (*begin)(struct bb_timer_ *timer);
     void *opaque;
 };
 

@@ -3,7 +3,7 @@
 #include "logged_timers.h"
 #include "test_seed.h"
 
-TestSuite(queue_limits, .init = make, .fini = drop);
+TestSuite(queue_limits, .init = make, .fini = drop, .timeout = 60);
 
 static struct logged many[200];
 
@@ -122,13 +122,15 @@ Test(queue_limits, time_without_end_is_never_due)
 
 static unsigned begun;
 
-static void note_begin(struct bb_timer_ *timer)
+static bool begin_all_but_2(struct bb_timer_ *timer)
 {
-    (void)timer;
+    cr_assert(bb_section_active_(fixture.ctx), "a pin is taken in a section");
+    cr_assert_eq(fixture.ctx->lock_depth, 1, "and before a disarm could come between");
     begun++;
+    return BB_CONTAINER_OF(timer, struct logged, timer)->id != 2;
 }
 
-Test(queue_limits, a_clock_has_one_queue_and_a_queue_tells_what_begins)
+Test(queue_limits, a_clock_has_one_queue_and_its_owner_may_drop_what_begins)
 {
     struct bb_timer_queue_config_ config = fixture_config(&fixture);
     struct bb_timer_queue *other = NULL;
@@ -139,15 +141,17 @@ Test(queue_limits, a_clock_has_one_queue_and_a_queue_tells_what_begins)
     cr_assert_null(other);
     bb_timer_queue_destroy_(fixture.queue);
     cr_assert_eq(step(10), BB_OK, "a clock without a queue steps alone");
-    config.begin = note_begin;
+    config.begin = begin_all_but_2;
     cr_assert_eq(bb_timer_queue_create_(&config, &fixture.queue, &err), BB_OK);
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < 4; i++) {
         bb_timer_init_(&timers[i].timer, fixture.queue, expired);
         arm(i, 20);
     }
     cr_assert(disarm(1));
     cr_assert_eq(step(10), BB_OK);
-    cr_assert_eq(begun, 2);
+    cr_assert_eq(begun, 3);
+    cr_assert_str_eq(fired(), "0 3 ");
+    cr_assert_not(armed(2));
 }
 
 /*

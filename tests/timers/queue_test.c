@@ -2,7 +2,7 @@
 /* The timer queue under a manual clock: order, races by script, parking. */
 #include "logged_timers.h"
 
-TestSuite(queue, .init = make, .fini = drop);
+TestSuite(queue, .init = make, .fini = drop, .timeout = 60);
 
 Test(queue, fires_by_deadline_and_ties_by_arming)
 {
