@@ -58,6 +58,21 @@ Test(hpet_timers, one_shot_fires_at_the_comparator_and_once)
     tear_down(m);
 }
 
+Test(hpet_timers, a_match_aimed_in_the_middle_of_a_tick_is_met_where_its_tick_begins)
+{
+    struct machine *m = set_up(NULL);
+
+    configure(m, 0, 0);
+    put(m, GEN_CONF, ENABLE);
+    step_ns(m, 7);
+    put(m, comp_of(0), 10);
+    step_ns(m, 92);
+    cr_assert_eq(rises(m), 0);
+    step_ns(m, 1);
+    cr_assert_eq(rises(m), 1);
+    tear_down(m);
+}
+
 Test(hpet_timers, one_shot_in_32_bit_mode_fires_again_after_each_wrap)
 {
     struct machine *m = set_up(NULL);
@@ -262,14 +277,17 @@ Test(hpet_timers, a_disabled_timer_is_silent_and_goes_on_counting_periods)
 Test(hpet_timers, disabling_while_armed_disarms)
 {
     struct machine *m = set_up(NULL);
+    uint64_t expiries;
 
     configure(m, 0, 0);
     put(m, comp_of(0), 1000);
     put(m, GEN_CONF, ENABLE);
     step(m, 500);
+    expiries = bb_engine_stats(m->ctx).expiries;
     put(m, conf_of(0), route_to(PIN));
     step(m, 1000);
     cr_assert_eq(rises(m), 0);
+    cr_assert_eq(bb_engine_stats(m->ctx).expiries, expiries, "not even a wasted expiry");
     configure(m, 0, 0);
     step(m, 1000);
     cr_assert_eq(rises(m), 0, "the match is past");
@@ -424,6 +442,41 @@ Test(hpet_timers, a_configuration_write_at_the_match_does_not_repeat_it)
     put(m, GEN_CONF, 0);
     put(m, GEN_CONF, ENABLE);
     cr_assert_eq(rises(m), 1);
+    tear_down(m);
+}
+
+Test(hpet_timers, a_comparator_equal_to_the_halted_count_is_met_by_enabling)
+{
+    struct machine *m = set_up(NULL);
+
+    put(m, MAIN_CNT, 5000);
+    configure(m, 0, PERIODIC | VAL_SET);
+    put(m, comp_of(0), 5000);
+    cr_assert_eq(get(m, comp_of(0)), 5000);
+    cr_assert_eq(rises(m), 0);
+    put(m, GEN_CONF, ENABLE);
+    cr_assert_eq(rises(m), 1);
+    cr_assert_eq(get(m, comp_of(0)), 10000);
+    put(m, GEN_CONF, 0);
+    cr_assert_eq(get(m, comp_of(0)), 10000, "and stays met, though no time has passed");
+    tear_down(m);
+}
+
+Test(hpet_timers, a_comparator_written_anew_is_not_held_back_by_the_match_before)
+{
+    struct machine *m = set_up(NULL);
+
+    configure(m, 0, PERIODIC | VAL_SET);
+    put(m, comp_of(0), 20);
+    put(m, GEN_CONF, ENABLE);
+    step(m, 30);
+    cr_assert_eq(rises(m), 1);
+    configure(m, 0, PERIODIC | VAL_SET);
+    put(m, comp_of(0), 100);
+    step(m, 69);
+    cr_assert_eq(rises(m), 1);
+    step(m, 1);
+    cr_assert_eq(rises(m), 2);
     tear_down(m);
 }
 
