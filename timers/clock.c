@@ -52,16 +52,7 @@ static bb_ns_t virtual_now(void *opaque)
 
 bb_ns_t bb_clock_now_ns(struct bb_clock *clock)
 {
-    bb_ns_t now_ns;
-
-    if (clock->mode == BB_CLOCK_MANUAL) {
-        return manual_now(clock);
-    }
-    now_ns = virtual_now(clock);
-    /* The time before the caller's later loads, which need not depend on it. Without this a device
-     * that checks a state word after the clock could have checked it before. */
-    bb_load_fence_serializing();
-    return now_ns;
+    return clock->mode == BB_CLOCK_HOST ? virtual_now(clock) : manual_now(clock);
 }
 
 struct bb_time_source bb_clock_source(struct bb_clock *clock)

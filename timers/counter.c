@@ -29,9 +29,9 @@
  *     of era n is above the value at which era n halts. The sample stays behind the first load by
  *     the source's own order, or a fence; the second load behind the sample because its address
  *     depends on it (bb_zero_after_()); the writer's sample behind its own STOPPING by the full
- *     fence and the source's order. In a counter over a counter the outer load's address depends
- *     on the inner value, so one fence before the innermost sample serves all levels; an inner
- *     value that comes from memory alone is ordered by acquire loads.
+ *     fence and the source's order. In a counter over a counter the outer validation is a load
+ *     behind the inner one, an acquire, so one fence before the innermost sample serves all
+ *     levels; an inner value that comes from memory alone is ordered by acquire loads.
  *  3. An era that follows a halt by bb_counter_run() begins with the value of the halt, and a
  *     value of it is its start value plus something that is not negative.
  *  4. Returning the start value of a running era m that was not current when the read began is
@@ -248,17 +248,21 @@ void bb_counter_set(struct bb_counter *counter, uint64_t value)
 
 bb_ns_t bb_counter_time_of(struct bb_counter *counter, uint64_t value)
 {
-    uint64_t ticks, ns, start_value;
+    uint64_t era, ticks, ns, start_value;
     bb_ns_t start_ns, at_ns;
     unsigned i;
 
-    if (!is_running(counter)) {
-        return UINT64_MAX;
-    }
-    /* Relaxed, all: what a writer wrote, read by a writer. */
-    i = (unsigned)(bb_load_relaxed(&counter->era) >> BB_ERA_SHIFT_) % BB_COUNTER_ERAS;
-    start_ns = bb_load_relaxed(&counter->slot[i].start_ns);
-    start_value = bb_load_relaxed(&counter->slot[i].start_value);
+    do {
+        era = bb_load_acquire(&counter->era); /* pairs with publish() and halt_begin_() */
+        if ((era & BB_ERA_PHASE_MASK_) != BB_ERA_RUNNING_) {
+            return UINT64_MAX;
+        }
+        i = (unsigned)(era >> BB_ERA_SHIFT_) % BB_COUNTER_ERAS;
+        /* Pair with publish(). */
+        start_ns = bb_load_acquire(&counter->slot[i].start_ns);
+        start_value = bb_load_acquire(&counter->slot[i].start_value);
+        /* Relaxed: point 5 of the argument. */
+    } while (bb_load_relaxed(&counter->slot[i].number) != era >> BB_ERA_SHIFT_);
     ticks = value > start_value ? value - start_value : 0;
     if (__builtin_mul_overflow(ticks, counter->tick_ns, &ns) ||
         __builtin_add_overflow(start_ns, ns, &at_ns) || at_ns >= BB_TIME_LIMIT_) {

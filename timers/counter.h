@@ -70,6 +70,7 @@ BB_API void bb_counter_init(struct bb_counter *counter, const struct bb_time_sou
 
 /*
  * The value now.
+ * Ordering: the source is sampled after the caller's earlier loads and before its later ones.
  * Threads: any; lock-free as invariant B says; never writes a line unless it meets a halt in
  * progress, which it helps to complete.
  */
@@ -93,8 +94,8 @@ BB_API void bb_counter_set(struct bb_counter *counter, uint64_t value);
 /*
  * The source time at which a running counter reaches `value`, rounded up to the first nanosecond
  * at which a read returns at least `value`; UINT64_MAX where that is beyond the range of time.
- * A value already passed yields a time in the past. Writers only. Meaningless while halted
- * (UINT64_MAX).
+ * A value already passed yields a time in the past. UINT64_MAX while halted.
+ * Threads: any; lock-free as a read is. Beside a writer, of the counter as it was or as it became.
  */
 BB_API bb_ns_t bb_counter_time_of(struct bb_counter *counter, uint64_t value);
 

@@ -24,7 +24,8 @@ enum { BB_ERA_SHIFT_ = 2, BB_ERA_PHASE_MASK_ = 3 };
 /*
  * Zero, in a way that neither compiler nor processor knows before `sample` is known: a load whose
  * address it is added to begins after the time was sampled. It does for validation what a fence
- * behind the sample would do and costs 6 to 8 ns less, since later work need not wait. On x86
+ * behind the sample would do and costs 6 to 8 ns less, since later work need not wait; loads after
+ * an acquire load are behind the sample with it. On x86
  * `and` with 0 is no zeroing idiom (xor and sub of a register with itself are), and there is no
  * processor of that kind that predicts values. Elsewhere it is a fence.
  */
@@ -92,14 +93,14 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
             bb_load_fence_serializing(); /* and before the one that validates it */
         }
         zero = bb_zero_after_(source_ns);
-        /* Pairs with bb_counter_halt_begin_() and publish(). */
+        /* Pairs with bb_counter_halt_begin_() and publish(). Acquire, too, so that the caller's
+         * later loads (an outer counter's validation among them) come behind the sample. */
         if (BB_LIKELY(bb_load_acquire((uint64_t *)((char *)&counter->era + zero)) == era)) {
             uint64_t elapsed_ns = source_ns > start_ns ? source_ns - start_ns : 0;
 
             return (struct bb_counter_state_){
-                /* Plus zero: so a counter over this one inherits the dependency. */
-                .value = start_value + zero +
-                         (unit_tick ? elapsed_ns : bb_counter_ticks_(counter, elapsed_ns)),
+                .value =
+                    start_value + (unit_tick ? elapsed_ns : bb_counter_ticks_(counter, elapsed_ns)),
                 .source_ns = source_ns,
                 .running = true,
             };
