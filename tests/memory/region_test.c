@@ -197,6 +197,29 @@ Test(region, ram_of_its_own_is_zero_and_the_embedders_is_left_as_it_is)
     fixture_end(&fixture);
 }
 
+Test(region, ram_that_the_system_refuses_says_why_and_leaves_nothing)
+{
+    /* A few times 64 TiB exceed any x86-64 process; sanitizers leave room for none. */
+    struct bb_ram_config config = {.name = "vast", .size_bytes = BB_BIT64(46)};
+    struct bb_region *region[8] = {NULL};
+    struct fixture fixture;
+    struct bb_error err = {0};
+    int result = BB_OK;
+
+    fixture_begin(&fixture);
+    for (int i = 0; i < 8 && result == BB_OK; i++) {
+        result = bb_ram_create(fixture.ctx, &config, &region[i], &err);
+        cr_assert_eq(region[i] != NULL, result == BB_OK);
+    }
+    cr_assert_eq(result, BB_E_SYSTEM);
+    cr_assert_not_null(strstr(err.text, "RAM 'vast': 0x400000000000 bytes can't be mapped: "), "%s",
+                       err.text);
+    for (int i = 0; i < 8 && region[i] != NULL; i++) {
+        bb_region_free_(fixture.memory.heap, region[i]);
+    }
+    fixture_end(&fixture);
+}
+
 Test(region, no_memory_makes_no_region)
 {
     struct fixture fixture;
