@@ -11,10 +11,11 @@ struct shared {
     struct rig *rig;
     uint64_t seed;
     uint64_t until_ns;
-    uint32_t stop;    /* (a) */
-    uint32_t phase;   /* (a) as pulse_and_judge() says */
-    uint32_t pending; /* (a) messages whose end of interrupt is due */
-    uint32_t doubled; /* (a) more than one was */
+    uint32_t stop;      /* (a) */
+    uint32_t phase;     /* (a) as pulse_and_judge() says */
+    uint32_t pending;   /* (a) messages whose end of interrupt is due */
+    uint32_t doubled;   /* (a) more than one was */
+    uint32_t rewritten; /* what rewrite() wrote last; read after its end */
     const char *wrong;
 };
 
@@ -229,13 +230,14 @@ static void *rewrite(void *opaque)
         return NULL;
     }
     (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOREGSEL, 4, 0x10 + 2 * PIN + !low);
-    while (!stopped(shared)) {
+    do {
         uint64_t value = next_random(&state);
         if (low) {
             value = (value & (MASKED | 0x2000)) | LEVEL | VECTOR;
         }
+        shared->rewritten = (uint32_t)value;
         (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOWIN, 4, value & 0xffffffff);
-    }
+    } while (!stopped(shared));
     (void)bb_ctx_detach(ctx, NULL);
     return NULL;
 }
@@ -259,6 +261,11 @@ static void level_storm(struct rig *rig, uint64_t round_seed, uint64_t length_ns
     for (unsigned i = 0; i < 4; i++) {
         cr_assert_eq(pthread_join(threads[i], NULL), 0);
     }
+    uint64_t entry = entry_read(rig, rig->ctx, PIN);
+    uint32_t half = (uint32_t)((round_seed & 4) != 0 ? entry & ~REMOTE_IRR : entry >> 32);
+    uint32_t wrote = (round_seed & 4) != 0 ? shared.rewritten : shared.rewritten & 0xff000000;
+    cr_assert_eq(half, wrote, "a guest's write was lost: %#x, wrote %#x; seed %llu", half, wrote,
+                 (unsigned long long)round_seed);
     entry_write(rig, rig->ctx, PIN, LEVEL | VECTOR);
     cr_assert_eq(shared.doubled, 0, "delivered again before its end; seed %llu",
                  (unsigned long long)round_seed);
