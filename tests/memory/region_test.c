@@ -186,13 +186,13 @@ Test(region, ram_of_its_own_is_zero_and_the_embedders_is_left_as_it_is)
     cr_assert_eq(bb_ram_create(fixture.ctx, &own, &region, NULL), BB_OK);
     cr_assert_eq(bb_region_read_(fixture.ctx, region, 12344, 1, &value), BB_OK);
     cr_assert_eq(value, 0);
-    bb_region_free_(fixture.memory.heap, region);
+    fixture_remove(&fixture, region);
 
     cr_assert_eq(bb_ram_create(fixture.ctx, &theirs, &region, NULL), BB_OK);
     cr_assert_eq(bb_region_host(region), memory);
     cr_assert_eq(bb_region_read_(fixture.ctx, region, 0, 4, &value), BB_OK);
     cr_assert_eq(value, 0x04030201);
-    bb_region_free_(fixture.memory.heap, region);
+    fixture_remove(&fixture, region);
     cr_assert_eq(memory[3], 4);
     fixture_end(&fixture);
 }
@@ -215,7 +215,7 @@ Test(region, ram_that_the_system_refuses_says_why_and_leaves_nothing)
     cr_assert_not_null(strstr(err.text, "RAM 'vast': 0x400000000000 bytes can't be mapped: "), "%s",
                        err.text);
     for (int i = 0; i < 8 && region[i] != NULL; i++) {
-        bb_region_free_(fixture.memory.heap, region[i]);
+        fixture_remove(&fixture, region[i]);
     }
     fixture_end(&fixture);
 }

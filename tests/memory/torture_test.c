@@ -382,6 +382,6 @@ Test(torture, an_aligned_access_to_ram_is_never_torn)
         cr_assert_eq(writers[i].fault[0], '\0', "%s", writers[i].fault);
     }
     cr_assert_eq(torn, 0, "0x%" PRIx64 " after %" PRIu64 " looks", torn, looks);
-    bb_region_free_(fixture.memory.heap, shared_ram);
+    fixture_remove(&fixture, shared_ram);
     fixture_end(&fixture);
 }
