@@ -339,6 +339,43 @@ static void region_drained(struct bb_pin_drain_ *drain)
     }
 }
 
+/* Takes a region from its device's list, so that the device's removal does not see it. */
+static int device_lose_region(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err)
+{
+    struct bb_device *device = region->owner;
+    int result = BB_E_STATE;
+
+    if (device == NULL) {
+        return BB_OK;
+    }
+    bb_lock_acquire(ctx, &device->engine->table);
+    if (bb_load_relaxed(&device->removing) == 0) { /* set under the table lock */
+        for (size_t i = 0; i < device->region_count; i++) {
+            if (device->regions[i] == region) {
+                device->regions[i] = device->regions[--device->region_count];
+                result = BB_OK;
+                break;
+            }
+        }
+    }
+    bb_lock_release(ctx, &device->engine->table);
+    return result == BB_OK
+               ? BB_OK
+               : bb_error_set(err, result, "region %s is being removed already", region->name);
+}
+
+/* Puts it back: its place is still there, unless others were added; then it gets a new one. */
+static void device_regain_region(struct bb_ctx *ctx, struct bb_region *region)
+{
+    struct bb_device *device = region->owner;
+
+    bb_lock_acquire(ctx, &device->engine->table);
+    if (regions_reserve_locked(device)) {
+        device->regions[device->region_count++] = region;
+    }
+    bb_lock_release(ctx, &device->engine->table);
+}
+
 static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*done)(void *opaque),
                          void *opaque, struct bb_waiter_ *waiter, struct bb_error *err)
 {
@@ -350,20 +387,16 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     if (removal == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "removing region %s: out of memory", region->name);
     }
-    result = bb_regions_retire_(ctx, &region, 1, err);
+    result = device_lose_region(ctx, region, err);
+    if (result == BB_OK) {
+        result = bb_regions_retire_(ctx, &region, 1, err);
+        if (result != BB_OK && device != NULL) {
+            device_regain_region(ctx, region);
+        }
+    }
     if (result != BB_OK) {
         bb_heap_free(engine->heap, removal, sizeof(*removal));
         return result;
-    }
-    if (device != NULL) {
-        bb_lock_acquire(ctx, &engine->table);
-        for (size_t i = 0; i < device->region_count; i++) {
-            if (device->regions[i] == region) {
-                device->regions[i] = device->regions[--device->region_count];
-                break;
-            }
-        }
-        bb_lock_release(ctx, &engine->table);
     }
     removal->engine = engine;
     removal->region = region;

@@ -13,6 +13,7 @@
 #ifndef BUSBAR_ENGINE_DEVICE_H
 #define BUSBAR_ENGINE_DEVICE_H
 
+#include "../rcu/lock.h"
 #include "access.h"
 #include "line.h"
 

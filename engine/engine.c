@@ -319,6 +319,11 @@ static int check_empty(struct bb_engine *engine, struct bb_error *err)
         return bb_error_set(err, BB_E_STATE, "line %s is still there; bb_line_destroy() it first",
                             engine->lines->name);
     }
+    if (engine->map->ram != NULL) {
+        return bb_error_set(err, BB_E_STATE,
+                            "RAM region %s is still there; bb_region_remove_wait() it first",
+                            engine->map->ram->name);
+    }
     return BB_OK;
 }
 

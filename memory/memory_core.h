@@ -75,6 +75,7 @@ struct bb_region {
     struct bb_space *space; /* where it is mapped; NULL: nowhere */
     bb_gpa_t gpa;
     bool removing;
+    struct bb_region *ram_next; /* the map's list of RAM, until it is retired */
 };
 
 /*
@@ -150,6 +151,7 @@ struct bb_map {
     uint64_t txn;        /* last commit number */
     struct bb_space *space[BB_SPACES_MAX];
     uint32_t space_count;
+    struct bb_region *ram; /* RAM regions not yet retired: what destruction names */
     struct bb_node_pool_ pool;
 };
 

@@ -187,7 +187,8 @@ int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config, struct
                             config->name, config->host);
     }
 
-    struct bb_heap *heap = bb_mem_ctx_(ctx)->map->heap;
+    struct bb_map *map = bb_mem_ctx_(ctx)->map;
+    struct bb_heap *heap = map->heap;
     struct bb_region *made = bb_heap_alloc(heap, sizeof(*made));
     if (made == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "no memory for RAM '%.31s'", config->name);
@@ -218,6 +219,10 @@ int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config, struct
     made->size_bytes = config->size_bytes;
     made->read_only = config->read_only;
     bb_name_copy_(made->name, config->name);
+    bb_lock_acquire(ctx, &map->lock);
+    made->ram_next = map->ram;
+    map->ram = made;
+    bb_lock_release(ctx, &map->lock);
     *region = made;
     return BB_OK;
 }

@@ -295,6 +295,13 @@ int bb_regions_retire_(struct bb_ctx *ctx, struct bb_region *const *regions, siz
     for (size_t i = 0; i < count; i++) {
         regions[i]->removing = true;
         regions[i]->space = NULL;
+        if (regions[i]->kind == BB_REGION_RAM_) {
+            struct bb_region **link = &bb_mem_ctx_(ctx)->map->ram;
+            while (*link != regions[i]) {
+                link = &(*link)->ram_next;
+            }
+            *link = regions[i]->ram_next;
+        }
     }
     if (commit.changed != 0) {
         bb_commit_publish_(&commit);
