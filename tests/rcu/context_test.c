@@ -172,6 +172,53 @@ Test(rcu_context, a_thread_that_ends_in_a_section_does_not_hold_up_grace_periods
     cr_assert_not(leaver.registered_after);
 }
 
+/* A thread that enters a section and ends there when it is told to. */
+struct ender {
+    struct bb_rcu *rcu;
+    struct gate inside;
+    struct gate end;
+};
+
+static void *end_inside(void *arg)
+{
+    struct ender *ender = arg;
+    struct bb_ctx *ctx = domain_attach(ender->rcu, "ender");
+
+    if (ctx == NULL) {
+        abort();
+    }
+    bb_rcu_read_lock(ctx);
+    gate_raise(&ender->inside);
+    gate_await(&ender->end, 1);
+    return NULL;
+}
+
+static void nothing(struct bb_rcu_head *head)
+{
+    (void)head;
+}
+
+Test(rcu_context, a_thread_that_ends_in_a_section_wakes_the_grace_period_that_waits_for_it,
+     .timeout = 60)
+{
+    struct domain domain;
+    struct ender ender = {.inside = GATE_INIT, .end = GATE_INIT};
+    struct bb_rcu_head head;
+    pthread_t thread;
+
+    domain_begin(&domain, NULL);
+    ender.rcu = domain.rcu;
+    cr_assert_eq(pthread_create(&thread, NULL, end_inside, &ender), 0);
+    gate_await(&ender.inside, 1);
+    bb_rcu_call(domain.ctx, &head, nothing, 0);
+    while (bb_load_relaxed(&urcu_memb_gp.futex) != -1) {
+        (void)sched_yield();
+    }
+    gate_raise(&ender.end);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    domain_end(&domain); /* waits for the call */
+}
+
 struct stranger {
     struct bb_ctx *ctx;
     int rc;
