@@ -94,6 +94,7 @@ Test(hpet_timers, one_shot_in_32_bit_mode_fires_again_after_each_wrap)
 Test(hpet_timers, match_across_the_counters_own_wrap)
 {
     struct machine *m = set_up(NULL);
+    uint64_t expiries;
 
     put(m, MAIN_CNT, UINT64_MAX - 99);
     configure(m, 0, 0);
@@ -105,11 +106,14 @@ Test(hpet_timers, match_across_the_counters_own_wrap)
     cr_assert_eq(rises(m), 1);
 
     /* And when aimed after the wrap, in a counter that was started before it. */
+    expiries = bb_engine_stats(m->ctx).expiries;
     put(m, comp_of(0), 100);
     step(m, 49);
     cr_assert_eq(rises(m), 1);
+    cr_assert_eq(bb_engine_stats(m->ctx).expiries, expiries, "armed for a time that is not past");
     step(m, 2);
     cr_assert_eq(rises(m), 2);
+    cr_assert_eq(bb_engine_stats(m->ctx).expiries, expiries + 1);
     tear_down(m);
 }
 
