@@ -148,7 +148,7 @@ static void count_stall(void *opaque, const struct bb_rcu_stall *stall)
     }
 }
 
-Test(rcu_stress, nothing_is_freed_under_a_reader, .timeout = 200)
+static void stress(void)
 {
     static struct stress s;
     const struct bb_rcu_config_ config = {
@@ -186,3 +186,21 @@ Test(rcu_stress, nothing_is_freed_under_a_reader, .timeout = 200)
     cr_assert_gt(s.reads, 0);
     cr_assert_gt(s.replaced, 0);
 }
+
+Test(rcu_stress, nothing_is_freed_under_a_reader, .timeout = 200)
+{
+    stress();
+}
+
+#ifndef urcu_memb_has_sys_membarrier /* a constant where liburcu is built to need membarrier */
+Test(rcu_stress, nothing_is_freed_under_a_reader_on_a_host_without_membarrier, .timeout = 200)
+{
+    struct domain domain;
+
+    urcu_memb_has_sys_membarrier = 0;
+    domain_begin(&domain, NULL);
+    cr_assert(domain.ctx->fences);
+    domain_end(&domain);
+    stress();
+}
+#endif
