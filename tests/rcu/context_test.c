@@ -313,3 +313,69 @@ Test(rcu_context, every_attached_context_is_visited_once)
     cr_assert_eq(seen, 1);
     domain_end(&domain);
 }
+
+/* An embedder's allocator that can be told to give nothing. */
+static bool memory_is_out;
+
+static void *alloc_or_not(void *opaque, size_t bytes, size_t align)
+{
+    (void)opaque;
+    return memory_is_out ? NULL : aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void free_it(void *opaque, void *memory, size_t bytes)
+{
+    (void)opaque;
+    (void)bytes;
+    free(memory);
+}
+
+Test(rcu_context, without_memory_nothing_is_half_done)
+{
+    const struct bb_allocator allocator = {.alloc = alloc_or_not, .free = free_it};
+    struct bb_rcu_config_ config = {.stall_ns = UINT64_MAX};
+    struct domain domain = {.ctx = NULL};
+    struct bb_lock *lock = NULL;
+    struct bb_rcu *rcu = NULL;
+
+    cr_assert_eq(bb_rcu_create_(&config, &rcu, NULL), BB_E_INVAL, "no heap");
+    cr_assert_eq(bb_heap_create(&allocator, &domain.heap, NULL), BB_OK);
+    config.heap = domain.heap;
+    memory_is_out = true;
+    cr_assert_eq(bb_rcu_create_(&config, &rcu, NULL), BB_E_NOMEM);
+    cr_assert_null(rcu);
+    memory_is_out = false;
+    cr_assert_eq(bb_rcu_create_(&config, &domain.rcu, NULL), BB_OK);
+    memory_is_out = true;
+    cr_assert_eq(bb_ctx_attach_(domain.rcu, "c", sizeof(*domain.ctx), NULL, &domain.ctx, NULL),
+                 BB_E_NOMEM);
+    cr_assert_null(domain.ctx);
+    cr_assert_not(thread_is_registered());
+    memory_is_out = false;
+    domain.ctx = domain_attach(domain.rcu, "c");
+    cr_assert_not_null(domain.ctx);
+    memory_is_out = true;
+    cr_assert_eq(bb_lock_create(domain.ctx, "l", BB_RANK_NARROW, &lock, NULL), BB_E_NOMEM);
+    cr_assert_null(lock);
+    memory_is_out = false;
+    cr_assert_eq(bb_rcu_synchronize(domain.ctx), BB_OK, "the longest stall time does not wrap");
+    cr_assert_eq(bb_rcu_stats(domain.ctx).stalls, 0);
+    domain_end(&domain);
+}
+
+Test(rcu_context, without_threads_nothing_is_half_done)
+{
+    struct bb_rcu_config_ config = {.stall_ns = 0};
+    struct bb_error err = {.text = ""};
+    struct bb_rcu *rcu = NULL;
+    pthread_attr_t attr;
+
+    cr_assert_eq(bb_heap_create(NULL, &config.heap, NULL), BB_OK);
+    cr_assert_eq(pthread_attr_init(&attr), 0);
+    cr_assert_eq(pthread_attr_setstacksize(&attr, (size_t)1 << 47), 0); /* there is no such stack */
+    cr_assert_eq(pthread_setattr_default_np(&attr), 0);
+    cr_assert_eq(bb_rcu_create_(&config, &rcu, &err), BB_E_SYSTEM);
+    cr_assert_null(rcu);
+    cr_assert_not_null(strstr(err.text, "bb-"), "%s", err.text);
+    cr_assert_eq(bb_heap_destroy(config.heap, &err), BB_OK, "%s", err.text);
+}

@@ -290,6 +290,41 @@ Test(rcu_grace, destroying_runs_all_work_also_what_work_adds)
     cr_assert_eq(gate_value(&done), 10);
 }
 
+/* A completion that waits itself, with a context of its own. */
+struct waiter {
+    struct bb_rcu_head head;
+    struct bb_rcu *rcu;
+    int synchronized;
+    int destroyed;
+};
+
+static void waiter_run(struct bb_rcu_head *head)
+{
+    struct waiter *waiter = BB_CONTAINER_OF(head, struct waiter, head);
+    struct bb_ctx *ctx;
+
+    waiter->destroyed = bb_rcu_destroy_(waiter->rcu, NULL);
+    ctx = domain_attach(waiter->rcu, "completion");
+    if (ctx == NULL) {
+        abort();
+    }
+    waiter->synchronized = bb_rcu_synchronize(ctx);
+    (void)bb_ctx_detach_(ctx, NULL);
+}
+
+Test(rcu_grace, a_completion_may_wait_for_a_grace_period_but_not_destroy_its_engine)
+{
+    struct domain domain;
+    struct waiter waiter = {.synchronized = 1, .destroyed = 1};
+
+    domain_begin(&domain, NULL);
+    waiter.rcu = domain.rcu;
+    bb_rcu_call(domain.ctx, &waiter.head, waiter_run, 0);
+    domain_end(&domain);
+    cr_assert_eq(waiter.synchronized, BB_OK);
+    cr_assert_eq(waiter.destroyed, BB_E_CONTEXT);
+}
+
 Test(rcu_grace, grace_periods_begin_at_most_a_thousand_times_a_second)
 {
     enum { ROUNDS = 30 };
