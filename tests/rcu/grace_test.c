@@ -296,6 +296,7 @@ struct waiter {
     struct bb_rcu *rcu;
     int synchronized;
     int destroyed;
+    struct gate done;
 };
 
 static void waiter_run(struct bb_rcu_head *head)
@@ -310,16 +311,18 @@ static void waiter_run(struct bb_rcu_head *head)
     }
     waiter->synchronized = bb_rcu_synchronize(ctx);
     (void)bb_ctx_detach_(ctx, NULL);
+    gate_raise(&waiter->done);
 }
 
 Test(rcu_grace, a_completion_may_wait_for_a_grace_period_but_not_destroy_its_engine)
 {
     struct domain domain;
-    struct waiter waiter = {.synchronized = 1, .destroyed = 1};
+    struct waiter waiter = {.synchronized = 1, .destroyed = 1, .done = GATE_INIT};
 
     domain_begin(&domain, NULL);
     waiter.rcu = domain.rcu;
     bb_rcu_call(domain.ctx, &waiter.head, waiter_run, 0);
+    gate_await(&waiter.done, 1); /* its context must be gone */
     domain_end(&domain);
     cr_assert_eq(waiter.synchronized, BB_OK);
     cr_assert_eq(waiter.destroyed, BB_E_CONTEXT);
