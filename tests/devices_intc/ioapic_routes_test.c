@@ -102,7 +102,7 @@ static void synchronize(struct kernel *kernel, struct bb_ctx *ctx)
     kernel->seen = bb_rcu_synchronize(ctx) == BB_OK ? 1 : 0;
 }
 
-Test(ioapic_routes, the_table_is_installed_outside_read_sections, .timeout = 30)
+Test(ioapic_routes, the_table_is_installed_outside_read_sections, .timeout = 120)
 {
     struct kernel kernel = {0};
     struct rig *rig = set_up_kernel(&kernel);
