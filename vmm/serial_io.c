@@ -209,7 +209,8 @@ static bool write_out(int fd, const uint8_t *bytes, size_t count)
 static void *drain(void *arg)
 {
     struct bb_serial *serial = arg;
-    bool broken = serial->out_fd < 0;
+    bool nowhere = serial->out_fd < 0; /* BB_SERIAL_NONE */
+    bool broken = false;
     uint8_t bytes[CHUNK];
 
     for (;;) {
@@ -218,7 +219,7 @@ static void *drain(void *arg)
         bool stopping = bb_load_acquire(&serial->stopping) != 0;
         size_t count = take(serial, bytes, sizeof(bytes));
         if (count != 0) {
-            if (broken || !write_out(serial->out_fd, bytes, count)) {
+            if (!nowhere && (broken || !write_out(serial->out_fd, bytes, count))) {
                 broken = true;
                 bb_fetch_add_relaxed(&serial->dropped, count); /* a statistic */
             }
