@@ -37,9 +37,10 @@ static int install(struct bb_ctx *ctx, void *opaque, const struct bb_ioapic_rout
                    unsigned pins)
 {
     struct bb_kvm *kvm = opaque;
-    struct {
-        struct kvm_irq_routing head;
-        struct kvm_irq_routing_entry rows[BB_IOAPIC_PINS_MAX];
+    union {
+        char room[sizeof(struct kvm_irq_routing) +
+                  BB_IOAPIC_PINS_MAX * sizeof(struct kvm_irq_routing_entry)];
+        struct kvm_irq_routing head; /* its entries have the rest of the room */
     } routing = {0};
     (void)ctx;
 
@@ -47,7 +48,7 @@ static int install(struct bb_ctx *ctx, void *opaque, const struct bb_ioapic_rout
         if (!table[pin].valid) {
             continue;
         }
-        routing.rows[routing.head.nr++] = (struct kvm_irq_routing_entry){
+        routing.head.entries[routing.head.nr++] = (struct kvm_irq_routing_entry){
             .gsi = pin,
             .type = KVM_IRQ_ROUTING_MSI,
             .u.msi =

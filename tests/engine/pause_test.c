@@ -32,7 +32,9 @@ static bool outer_is_held(void *opaque)
 
 static void setup(void)
 {
-    struct bb_engine_config config = {.external_lock = {outer_lock, outer_unlock, outer_is_held}};
+    struct bb_engine_config config = {
+        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+    };
 
     machine_make(&machine, &config);
 }
