@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "../base/bits.h"
+#include "demo.h"
 #include "run.h"
 
 enum { MEMORY_DEFAULT = 256 << 20, VCPUS_DEFAULT = 2, SECONDS_MAX = 1000000 };
@@ -77,6 +78,7 @@ static const char main_help[] =
     "\n"
     "Commands:\n"
     "  run     run a guest: the embedded storm, or a kernel\n"
+    "  demo    the storm lock-free and under one big lock, side by side, in two minutes\n"
     "  help    show this text; `busbar run --help` shows a command's options\n"
     "\n"
     "Examples:\n"
@@ -269,11 +271,29 @@ static int command_run(int argc, char **argv)
     return status;
 }
 
+static int command_demo(int argc, char **argv)
+{
+    if (argc > 1) {
+        usage_error("'%s': busbar demo takes no options", argv[1]);
+    }
+    bool kvm = access("/dev/kvm", R_OK | W_OK) == 0;
+    if (!kvm) {
+        fprintf(stderr, "busbar: /dev/kvm: %s; showing host threads only\n", strerror(errno));
+    }
+    int signal_fd = bb_signals_open();
+    if (signal_fd < 0) {
+        usage_error("can't take signals: %s", strerror(errno));
+    }
+    int status = bb_demo(kvm, signal_fd);
+    close(signal_fd);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
-        usage_error("give a command: busbar run, or busbar help");
+        usage_error("give a command: busbar run, busbar demo or busbar help");
     }
     if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
         fputs(main_help, stdout);
@@ -282,5 +302,8 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "run") == 0) {
         return command_run(argc - 1, argv + 1);
     }
-    usage_error("unknown command '%s': busbar run, or busbar help", argv[1]);
+    if (strcmp(argv[1], "demo") == 0) {
+        return command_demo(argc - 1, argv + 1);
+    }
+    usage_error("unknown command '%s': busbar run, busbar demo or busbar help", argv[1]);
 }
