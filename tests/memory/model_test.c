@@ -118,7 +118,7 @@ static int random_change(struct bb_txn *txn)
         return result;
     }
     bb_gpa_t gpa = random_gpa();
-    bb_gpa_t last;
+    bb_gpa_t last = 0;
     bool fits = bb_range_last(gpa, regions[which]->size_bytes, &last);
     int result = bb_txn_map(txn, spaces[space], gpa, regions[which], NULL);
     cr_assert_eq(result, fits ? BB_OK : BB_E_RANGE, "seed %" PRIu64, seed);
