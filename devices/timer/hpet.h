@@ -26,7 +26,7 @@ enum {
     BB_HPET_TIMERS_MIN = 3,
     BB_HPET_TIMERS_MAX = 32,
     BB_HPET_PINS = 32,          /* what Tn_INT_ROUTE_CNF can name */
-    BB_HPET_REGION_BYTES = 1024 /* 1 280 for 25 timers and more, which don't fit into 1 024 */
+    BB_HPET_REGION_BYTES = 1024 /* as specified; 25 timers and more need 32 more bytes each */
 };
 
 struct bb_hpet_config {
