@@ -33,7 +33,11 @@ enum {
     CHUNK = 4096,
     INPUT_CHUNK = 256,
     STOP_PATIENCE_MS = 500,
+    NUDGE_MS = 10,
 };
+
+/* Takes a thread of ours out of a blocking read or write. */
+#define NUDGE_SIGNAL (SIGRTMIN + 1)
 
 struct bb_serial {
     /* Immutable after open. */
@@ -47,9 +51,12 @@ struct bb_serial {
     /* Control thread. */
     bool drain_runs, input_runs;
     pthread_t drain_thread, input_thread;
+    bool nudge_installed;
+    struct sigaction nudge_before; /* of NUDGE_SIGNAL */
 
     /* (a) Shared. */
     uint32_t stopping; /* control thread -> both threads */
+    uint32_t abandon;  /* control thread -> drain thread: give up what is still to be written */
     uint64_t dropped;  /* any producer, and the drain thread */
     uint32_t asleep;   /* drain thread -> producers: it waits for out_wake_fd */
     uint64_t head __attribute__((aligned(64)));
@@ -123,6 +130,11 @@ static void terminal_cooked(void)
     }
 }
 
+static void nudged(int signal_number)
+{
+    (void)signal_number; /* the interrupted system call is all that is wanted */
+}
+
 static void wake(int event_fd)
 {
     uint64_t one = 1;
@@ -187,10 +199,15 @@ static size_t take(struct bb_serial *serial, uint8_t *bytes, size_t max)
     return count;
 }
 
-/* Writes all of it, waiting as long as it takes; false where the output refuses. */
-static bool write_out(int fd, const uint8_t *bytes, size_t count)
+/* Writes all of it; false where the output refuses, or stays blocked for longer than a stop waits.
+ */
+static bool write_out(struct bb_serial *serial, const uint8_t *bytes, size_t count)
 {
+    int fd = serial->out_fd;
     while (count != 0) {
+        if (bb_load_acquire(&serial->abandon) != 0) { /* pairs with join_within() */
+            return false;
+        }
         struct pollfd poll_out = {.fd = fd, .events = POLLOUT};
         if (poll(&poll_out, 1, -1) < 0 && errno != EINTR) {
             return false;
@@ -219,7 +236,7 @@ static void *drain(void *arg)
         bool stopping = bb_load_acquire(&serial->stopping) != 0;
         size_t count = take(serial, bytes, sizeof(bytes));
         if (count != 0) {
-            if (!nowhere && (broken || !write_out(serial->out_fd, bytes, count))) {
+            if (!nowhere && (broken || !write_out(serial, bytes, count))) {
                 broken = true;
                 bb_fetch_add_relaxed(&serial->dropped, count); /* a statistic */
             }
@@ -263,10 +280,7 @@ static void *input(void *arg)
 {
     struct bb_serial *serial = arg;
     uint8_t bytes[INPUT_CHUNK];
-    int ignored;
 
-    /* Only the read below may be cancelled: a callback never. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
     if (serial->hooks.attach != NULL) {
         serial->hooks.attach(serial->hooks.opaque);
     }
@@ -284,12 +298,9 @@ static void *input(void *arg)
         if (polled[0].revents == 0) {
             continue;
         }
-        /* Somebody else may read the same terminal and leave us waiting here. */
-        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &ignored);
+        /* Somebody else may read the same terminal and leave us waiting here, until nudged. */
         ssize_t got = read(STDIN_FILENO, bytes, sizeof(bytes));
-        int failed = errno;
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
-        if (got < 0 && (failed == EINTR || failed == EAGAIN)) {
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
             continue;
         }
         if (got <= 0 || !offer(serial, bytes, (size_t)got)) {
@@ -342,7 +353,10 @@ fail:
 int bb_serial_start(struct bb_serial *serial, const struct bb_serial_hooks *hooks,
                     struct bb_error *err)
 {
+    struct sigaction action = {.sa_handler = nudged};
     serial->hooks = *hooks;
+    sigaction(NUDGE_SIGNAL, &action, &serial->nudge_before);
+    serial->nudge_installed = true;
     int rc = pthread_create(&serial->drain_thread, NULL, drain, serial);
     serial->drain_runs = rc == 0;
     if (rc == 0 && serial->config.kind == BB_SERIAL_STDIO) {
@@ -361,18 +375,29 @@ int bb_serial_start(struct bb_serial *serial, const struct bb_serial_hooks *hook
     return BB_OK;
 }
 
-/* Joins a thread that has been told to end; cancels it once patience is over. */
-static void join_within(pthread_t thread, int patience_ms)
+static bool joined_after(pthread_t thread, long patience_ms)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_nsec += patience_ms * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    if (pthread_timedjoin_np(thread, NULL, &until) != 0) {
-        pthread_cancel(thread);
-        pthread_join(thread, NULL);
+    return pthread_timedjoin_np(thread, NULL, &until) == 0;
+}
+
+/*
+ * Joins a thread that has been told to end. Once patience is over it is nudged out of the system
+ * call that it is blocked in; again and again, because a nudge may come before the call.
+ */
+static void join_within(struct bb_serial *serial, pthread_t thread)
+{
+    if (joined_after(thread, STOP_PATIENCE_MS)) {
+        return;
     }
+    bb_store_release(&serial->abandon, 1u); /* pairs with write_out() */
+    do {
+        pthread_kill(thread, NUDGE_SIGNAL);
+    } while (!joined_after(thread, NUDGE_MS));
 }
 
 void bb_serial_stop(struct bb_serial *serial)
@@ -381,13 +406,17 @@ void bb_serial_stop(struct bb_serial *serial)
     bb_store_release(&serial->stopping, 1u);
     if (serial->input_runs) {
         wake(serial->in_wake_fd);
-        join_within(serial->input_thread, STOP_PATIENCE_MS);
+        join_within(serial, serial->input_thread);
         serial->input_runs = false;
     }
     if (serial->drain_runs) {
         wake(serial->out_wake_fd);
-        join_within(serial->drain_thread, STOP_PATIENCE_MS);
+        join_within(serial, serial->drain_thread);
         serial->drain_runs = false;
+    }
+    if (serial->nudge_installed) {
+        sigaction(NUDGE_SIGNAL, &serial->nudge_before, NULL);
+        serial->nudge_installed = false;
     }
     terminal_cooked();
 }

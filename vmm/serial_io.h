@@ -9,8 +9,8 @@
  * the process.
  *
  * Threads: bb_serial_put and bb_serial_room from any thread, at once; the others from one control
- * thread. One serial port with BB_SERIAL_STDIO runs in a process at a time: a process has one
- * terminal.
+ * thread. One serial port runs in a process at a time: a process has one terminal, and from start
+ * to stop a handler for SIGRTMIN + 1, by which threads are taken out of blocked reads and writes.
  */
 #ifndef BUSBAR_VMM_SERIAL_IO_H
 #define BUSBAR_VMM_SERIAL_IO_H
