@@ -41,6 +41,9 @@ Test(command_line, wrong_arguments_are_one_line_and_status_2, .timeout = 120)
 {
     static const struct wrong rows[] = {
         {{NULL}, "busbar run"},
+        {{"demo", "--cpu"}, "--cpu KIND"},
+        {{"demo", "--bogus"}, "busbar demo --help"},
+        {{"demo", "x"}, "busbar demo --help"},
         {{"boot"}, "unknown command 'boot'"},
         {{"run", "--vcpus"}, "--vcpus N"},
         {{"run", "--vcpus="}, "1 to 1024"},
