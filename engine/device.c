@@ -546,7 +546,7 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
     if (device->ops != NULL && device->ops->cancel != NULL) {
         device->ops->cancel(ctx, device->opaque);
     }
-    bb_pins_drain_(engine->rcu, &device->pins, &device->drain, BB_ON_RECLAIM_, device_drained);
+    bb_pins_drain_all_(engine->rcu, &device->pins, &device->drain, BB_ON_RECLAIM_, device_drained);
     return BB_OK;
 }
 

@@ -201,7 +201,7 @@ static bool grace_wanted(struct bb_rcu *rcu)
 {
     /* Relaxed: what is missed here was pushed after the wake's sequence was read. */
     return bb_load_relaxed(&rcu->deferred) != NULL || bb_load_relaxed(&rcu->called) != NULL ||
-           bb_load_relaxed(&rcu->drains) != NULL || rcu->flipped != NULL;
+           bb_load_relaxed(&rcu->drains) != NULL || rcu->due != NULL;
 }
 
 static void grace_round(struct bb_rcu *rcu)

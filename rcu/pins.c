@@ -5,33 +5,35 @@
  * A drain's states, all moved on bb-reclaim:
  *   asked    pushed by bb_pins_drain_(); a drain without pins goes straight to "sections"
  *   queued   another drain of the same pins is in progress: wait for it (newest first)
- *   flipped  it leads: newcomers were sent to the other side; a grace period is due
- *   waiting  that grace period is over; waits until the old side's count is 0
+ *   due      it leads; a grace period is due
+ *   waiting  that grace period is over. First until the side that newcomers don't take is empty;
+ *            then newcomers are sent there (but see 5), and it waits until the side that they took
+ *            before is empty
  *   done     fn is run on the thread it asked for
- * All drains that are queued when one in progress ends make one batch: one flip serves them all.
+ * All drains that are queued when one in progress ends make one batch: one pass serves them all.
  *
- * Why it is right. Let a drain flip from side `old` to side `new`.
- *  1. While no drain of the pins is in progress, the count of the side that newcomers don't take
- *     is 0. True at first; invariant 4 keeps it so.
- *  2. Who takes a pin inside a section loaded the index and raised the count within that section.
- *     If the section began before the drain's grace period, both are over when it ends; if it
- *     began after, it sees the flip and raises `new`. So after the grace period no section raises
- *     `old`, until the next flip, which is not made before this drain has ended.
- *  3. Who takes a pin while holding another, P, of the same pins may have loaded the index long
- *     ago, in no section. Suppose it raises `old` having loaded the index before the flip.
- *     - P is on `old`: it was counted there before the grace period ended (by 2, or by this for
- *       the pin under which P itself was taken) and is put only after the raise. So the count does
- *       not pass through 0 in between: the drain waits for both.
- *     - P is on `new`: P's index was loaded before the previous flip, from `new` to `old` (loaded
- *       after the present one, it would have let the later load see `old` no more). The previous
- *       drain waited for P, and so for the raise, before the present one flipped: the raise is one
- *       that the present drain finds in the count.
- *     So no rise of `old` comes after its count was found 0 behind the grace period.
- *  4. By 2 and 3, once the count of `old` is found 0 after the grace period it stays 0 until the
- *     drain has ended and the next one flips: invariant 1 for the next drain, whose `new` it is.
- *     By 1, every pin that existed when the drain was asked for was on `old`, or was put.
- *  5. A pin taken before the object is published is ordered before every drain by the publication.
- *  6. Newcomers take `new`, so they don't keep a drain from ending.
+ * Why it is right. Let `index` be the side that newcomers take when the drain's grace period ends,
+ * `other` the other one; "old" pins are those that exist when the drain is asked for, and those
+ * that are taken in sections which exist then: such a section may have found the object before it
+ * was unpublished, and pin it only later.
+ *  1. The index changes only on bb-reclaim, by the drain in progress, of which there is one.
+ *  2. Old pins are in a count when the grace period ends, or have been put: the sections in which
+ *     they are taken have ended.
+ *  3. Once `other` is found 0 after the grace period, it stays 0 until the flip. Who raises it
+ * loaded the index before an earlier flip. In a section: that section began before this grace
+ * period and is over. Under a pin P of the same object: while P is held on `other`, that is not 0.
+ * And P on `index` loaded the index earlier still, before the flip before that one; the drain
+ *     between the two found that side 0 before it flipped, so P had been put, and the raise made.
+ *  4. So `other`, once found 0, has lost its old pins. Then comes the flip. Whatever
+ *     raises `index` after it is no old pin, and there are finitely many who loaded the index
+ *     before; so newcomers don't keep the drain from ending. Once `index` is found 0, its old pins
+ *     are gone too.
+ *  5. A drain of all pins (bb_pins_drain_all_) does not flip. Its object is no longer published, so
+ *     after the grace period pins are taken only under held ones, and, by 3, on `index`. Let Q be
+ *     taken under P. P on `other`: finding `other` 0 has seen P's put, and with it that Q is
+ *     counted. P on `index`: the count does not pass through 0 between P and Q. So when both sides
+ *     have been found 0, in this order, nobody holds a pin or can come to hold one.
+ *  6. A pin taken before the object is published is ordered before every drain by the publication.
  *
  * A put may be the last thing that its thread does to the object: the drain's fn may free it as
  * soon as the count is 0. After lowering the count a put therefore looks at the domain alone.
@@ -48,7 +50,7 @@ static struct bb_pin_drain_ *drain_of(struct bb_rcu_head *head)
 unsigned bb_pins_get_(struct bb_pins_ *pins)
 {
     /* Relaxed, both: the grace period of the drain orders them (invariant 2), or the held pin's
-     * own put does (invariant 3). */
+     * own put does (invariants 3 and 5). */
     unsigned side = bb_load_relaxed(&pins->index);
 
     (void)bb_fetch_add_relaxed(&pins->count[side], 1);
@@ -57,7 +59,7 @@ unsigned bb_pins_get_(struct bb_pins_ *pins)
 
 void bb_pins_put_(struct bb_rcu *rcu, struct bb_pins_ *pins, unsigned side)
 {
-    /* Release: what the holder did comes before the drain's fn; partner: side_is_empty(). */
+    /* Release: what the holder did comes before the drain's fn; partner: step(). */
     uint32_t before = bb_fetch_sub_release(&pins->count[side], 1);
 
     assert(before != 0);
@@ -78,19 +80,33 @@ uint32_t bb_pins_held_(const struct bb_pins_ *pins)
     return bb_load_relaxed(&pins->count[0]) + bb_load_relaxed(&pins->count[1]);
 }
 
-void bb_pins_drain_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
-                    enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain))
+static void ask(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
+                enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain), bool all)
 {
     drain->pins = pins;
     drain->next = NULL;
     drain->fn = fn;
     drain->on = on;
+    drain->all = all;
+    drain->turned = false;
     drain->head.fn = NULL;
     drain->head.bytes = 0;
     /* Relaxed: released by the push. */
     (void)bb_fetch_add_relaxed(&rcu->pending, 1);
     bb_rcu_push_(&rcu->drains, &drain->head, &drain->head);
     bb_wake_signal_(&rcu->reclaim_wake);
+}
+
+void bb_pins_drain_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
+                    enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain))
+{
+    ask(rcu, pins, drain, on, fn, false);
+}
+
+void bb_pins_drain_all_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
+                        enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain))
+{
+    ask(rcu, pins, drain, on, fn, true);
 }
 
 /* Runs on bb-complete. */
@@ -118,17 +134,14 @@ static void finish(struct bb_rcu *rcu, struct bb_pin_drain_ *drain)
 }
 
 /* Makes `leader`, with the chain behind it, the drain in progress of its pins. */
-static void flip(struct bb_rcu *rcu, struct bb_pin_drain_ *leader)
+static void lead(struct bb_rcu *rcu, struct bb_pin_drain_ *leader)
 {
-    struct bb_pins_ *pins = leader->pins;
-    uint32_t old = bb_load_relaxed(&pins->index); /* relaxed: only this thread writes it */
-
-    leader->side = old;
-    pins->active = leader;
-    /* Relaxed: the grace period that follows orders it before sections that begin then. */
-    bb_store_relaxed(&pins->index, old ^ 1);
-    leader->head.next = rcu->flipped == NULL ? NULL : &rcu->flipped->head;
-    rcu->flipped = leader;
+    for (const struct bb_pin_drain_ *d = leader->next; d != NULL; d = d->next) {
+        leader->all = leader->all || d->all;
+    }
+    leader->pins->active = leader;
+    leader->head.next = rcu->due == NULL ? NULL : &rcu->due->head;
+    rcu->due = leader;
 }
 
 void bb_pins_begin_(struct bb_rcu *rcu, struct bb_rcu_head *asked, struct bb_pin_drain_ **sections)
@@ -144,7 +157,7 @@ void bb_pins_begin_(struct bb_rcu *rcu, struct bb_rcu_head *asked, struct bb_pin
             *tail = drain;
             tail = &drain->next;
         } else if (drain->pins->active == NULL) {
-            flip(rcu, drain);
+            lead(rcu, drain);
         } else {
             drain->next = drain->pins->queue;
             drain->pins->queue = drain;
@@ -156,10 +169,10 @@ void bb_pins_graced_(struct bb_rcu *rcu, struct bb_pin_drain_ *sections)
 {
     uint32_t waiting = rcu->drains_waiting;
 
-    while (rcu->flipped != NULL) {
-        struct bb_pin_drain_ *leader = rcu->flipped;
+    while (rcu->due != NULL) {
+        struct bb_pin_drain_ *leader = rcu->due;
 
-        rcu->flipped = leader->head.next == NULL ? NULL : drain_of(leader->head.next);
+        rcu->due = leader->head.next == NULL ? NULL : drain_of(leader->head.next);
         leader->head.next = rcu->waiting == NULL ? NULL : &rcu->waiting->head;
         rcu->waiting = leader;
         waiting++;
@@ -171,10 +184,27 @@ void bb_pins_graced_(struct bb_rcu *rcu, struct bb_pin_drain_ *sections)
     finish(rcu, sections);
 }
 
-static bool side_is_empty(const struct bb_pin_drain_ *leader)
+/* True where the drain that `leader` leads has ended. */
+static bool step(struct bb_pin_drain_ *leader)
 {
+    struct bb_pins_ *pins = leader->pins;
+
+    if (!leader->turned) {
+        uint32_t index = bb_load_relaxed(&pins->index); /* relaxed: only this thread writes it */
+
+        /* Acquire; partner: bb_pins_put_(). */
+        if (bb_load_acquire(&pins->count[index ^ 1]) != 0) {
+            return false;
+        }
+        leader->side = index;
+        leader->turned = true;
+        if (!leader->all) {
+            /* Relaxed: it guards nothing; the next drain's grace period ends all doubt. */
+            bb_store_relaxed(&pins->index, index ^ 1);
+        }
+    }
     /* Acquire; partner: bb_pins_put_(). */
-    return bb_load_acquire(&leader->pins->count[leader->side]) == 0;
+    return bb_load_acquire(&pins->count[leader->side]) == 0;
 }
 
 void bb_pins_advance_(struct bb_rcu *rcu)
@@ -187,7 +217,7 @@ void bb_pins_advance_(struct bb_rcu *rcu)
     while (leader != NULL) {
         struct bb_pin_drain_ *next = leader->head.next == NULL ? NULL : drain_of(leader->head.next);
 
-        if (side_is_empty(leader)) {
+        if (step(leader)) {
             leader->head.next = done == NULL ? NULL : &done->head;
             done = leader;
         } else {
@@ -215,7 +245,7 @@ void bb_pins_advance_(struct bb_rcu *rcu)
         }
         pins->active = NULL;
         if (batch != NULL) {
-            flip(rcu, batch);
+            lead(rcu, batch);
         }
         finish(rcu, ended); /* last: it may free the pins */
     }

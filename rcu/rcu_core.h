@@ -234,8 +234,8 @@ void bb_rcu_throttle_(struct bb_ctx *ctx);
 
 /*
  * Pins: a count of holders who may be outside any read section, and an asynchronous wait for those
- * who hold one now. Two counters, as in SRCU: a drain flips the index and waits for the old side,
- * so that newcomers don't starve it. A pin is taken inside a read section (or while another pin of
+ * who hold one now. Two counters, as in SRCU: a drain sends newcomers to the other side, so that
+ * they don't starve it. A pin is taken inside a read section (or while another pin of
  * the same object is held, or before the object is published) and is released anywhere.
  */
 struct bb_pins_ {
@@ -253,7 +253,9 @@ struct bb_pin_drain_ {
     struct bb_pin_drain_ *next;
     void (*fn)(struct bb_pin_drain_ *drain);
     enum bb_drain_on_ on;
-    uint32_t side; /* the one it waits for */
+    bool all;      /* waits for pins taken under pins, too */
+    bool turned;   /* the side that newcomers don't take has been found empty */
+    uint32_t side; /* then: the one it waits for */
 };
 
 /* Takes a pin; returns the side to give back to bb_pins_put_(). Lock-free, one read-modify-write.
@@ -264,12 +266,21 @@ void bb_pins_put_(struct bb_rcu *rcu, struct bb_pins_ *pins, unsigned side);
 /* Holders now, both sides: for reports only. */
 uint32_t bb_pins_held_(const struct bb_pins_ *pins);
 /*
- * Calls fn once every read section and every pin that exist now have ended. `pins` NULL waits for
- * sections alone. Callable anywhere, never blocks. `drain` belongs to rcu/ until fn is called; the
- * pins must live until the last drain that was asked for has called its fn.
+ * Calls fn once every read section that exists now has ended, and every pin that exists now or is
+ * taken in one of these sections has been put. Pins taken under a held pin meanwhile may outlive
+ * it. `pins` NULL waits for sections alone. Callable anywhere, never blocks. `drain` belongs to
+ * rcu/ until fn is called; the pins must live until the last drain that was asked for has called
+ * its fn.
  */
 void bb_pins_drain_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
                     enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain));
+/*
+ * The same for pins of an object that can no longer be found: waits until there is no pin at all,
+ * those taken under held ones included, so that fn may free the object. While newcomers still find
+ * the object, they keep this one from ending.
+ */
+void bb_pins_drain_all_(struct bb_rcu *rcu, struct bb_pins_ *pins, struct bb_pin_drain_ *drain,
+                        enum bb_drain_on_ on, void (*fn)(struct bb_pin_drain_ *drain));
 
 /* Embedded locks. init returns BB_OK or BB_E_SYSTEM. */
 int bb_lock_init_(struct bb_lock *lock, const char *name, enum bb_lock_rank rank);

@@ -86,7 +86,7 @@ struct bb_rcu {
     uint32_t drains_waiting; /* (a) drains that wait for holders; written by bb-reclaim, read by
                                 bb_pins_put_ */
     /* bb-reclaim only. */
-    struct bb_pin_drain_ *flipped; /* leaders whose side was flipped; a grace period is due */
+    struct bb_pin_drain_ *due;     /* leaders for which a grace period is due */
     struct bb_pin_drain_ *waiting; /* leaders past that grace period, waiting for holders */
 
     struct bb_gp_ gp;

@@ -178,6 +178,64 @@ Test(rcu_pins, a_nested_get_that_loaded_the_index_before_the_flip_is_waited_for)
     domain_end(&domain);
 }
 
+Test(rcu_pins, a_pin_taken_in_a_section_that_the_drain_met_is_waited_for)
+{
+    struct domain domain;
+
+    domain_begin(&domain, NULL);
+    for (int round = 0; round < 4; round++) {
+        struct bb_pins_ pins = {0};
+        struct gate done = GATE_INIT;
+        struct drain drain = {.done = &done};
+        uint64_t before = graces_begun(domain.rcu);
+        unsigned side;
+
+        bb_rcu_read_lock(domain.ctx); /* the object is found here, pinned only later */
+        if (round % 2 == 0) {
+            bb_pins_drain_(domain.rcu, &pins, &drain.drain, BB_ON_RECLAIM_, drained);
+        } else {
+            bb_pins_drain_all_(domain.rcu, &pins, &drain.drain, BB_ON_RECLAIM_, drained);
+        }
+        await_grace_begun(domain.rcu, before);
+        side = bb_pins_get_(&pins);
+        bb_rcu_read_unlock(domain.ctx);
+        settle(&domain);
+        cr_assert_eq(gate_value(&done), 0, "round %d", round);
+        bb_pins_put_(domain.rcu, &pins, side);
+        gate_await(&done, 1);
+    }
+    domain_end(&domain);
+}
+
+Test(rcu_pins, a_drain_of_all_pins_waits_for_a_chain_of_pins_taken_under_pins)
+{
+    struct domain domain;
+    struct bb_pins_ pins = {0};
+    struct gate done = GATE_INIT;
+    struct gate all_done = GATE_INIT;
+    struct drain first = {.done = &done};
+    struct drain all = {.done = &all_done};
+    unsigned held;
+
+    domain_begin(&domain, NULL);
+    held = pin(domain.ctx, &pins);
+    bb_pins_drain_(domain.rcu, &pins, &first.drain, BB_ON_RECLAIM_, drained);
+    await_side(&pins, held ^ 1); /* so that the chain begins on the side that is left */
+    bb_pins_drain_all_(domain.rcu, &pins, &all.drain, BB_ON_RECLAIM_, drained);
+    for (int i = 0; i < 5; i++) {
+        unsigned next = bb_pins_get_(&pins); /* in no section */
+
+        bb_pins_put_(domain.rcu, &pins, held);
+        held = next;
+        settle(&domain);
+        cr_assert_eq(gate_value(&all_done), 0, "link %d", i);
+    }
+    cr_assert_eq(gate_value(&done), 1);
+    bb_pins_put_(domain.rcu, &pins, held);
+    gate_await(&all_done, 1);
+    domain_end(&domain);
+}
+
 Test(rcu_pins, drains_of_the_same_pins_end_in_the_order_they_were_asked_for)
 {
     enum { DRAINS = 8 };
@@ -387,9 +445,9 @@ Test(rcu_pins, torture_a_drained_object_is_never_in_use, .timeout = 200)
 
         old = t.slot[i];
         bb_publish_(&t.slot[i], object_create(&t));
-        bb_pins_drain_(t.domain.rcu, &old->pins, &old->drain,
-                       (random_next(&random) & 1) != 0 ? BB_ON_RECLAIM_ : BB_ON_COMPLETION_,
-                       object_drained);
+        bb_pins_drain_all_(t.domain.rcu, &old->pins, &old->drain,
+                           (random_next(&random) & 1) != 0 ? BB_ON_RECLAIM_ : BB_ON_COMPLETION_,
+                           object_drained);
         replaced++;
         if (replaced % 8 == 0) {
             cr_assert_eq(bb_rcu_synchronize(t.domain.ctx), BB_OK);
@@ -400,8 +458,8 @@ Test(rcu_pins, torture_a_drained_object_is_never_in_use, .timeout = 200)
         (void)pthread_join(users[i], NULL);
     }
     for (int i = 0; i < SLOTS; i++) {
-        bb_pins_drain_(t.domain.rcu, &t.slot[i]->pins, &t.slot[i]->drain, BB_ON_RECLAIM_,
-                       object_drained);
+        bb_pins_drain_all_(t.domain.rcu, &t.slot[i]->pins, &t.slot[i]->drain, BB_ON_RECLAIM_,
+                           object_drained);
     }
     domain_end(&t.domain);
     cr_assert_eq(t.errors, 0, "seed %#llx", (unsigned long long)t.seed);
