@@ -14,8 +14,8 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "../vmm/command.h"
-#include "../vmm/image.h"
+#include "command.h"
+#include "image.h"
 #include "payload.h"
 
 enum { PATIENCE_S = 60, END_WITHIN_S = 10 };

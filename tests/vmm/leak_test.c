@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "../../vmm/run.h"
-#include "../vmm/command.h"
-#include "../vmm/image.h"
+#include "command.h"
+#include "image.h"
 #include "payload.h"
 
 enum { ROUNDS = 5 };

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../vmm/command.h"
-#include "../vmm/image.h"
+#include "command.h"
+#include "image.h"
 #include "payload.h"
 
 enum { PATIENCE_S = 60 };

@@ -3,8 +3,8 @@
  * Machine code for the tests' tiny guests, 32-bit flat mode as multiboot starts it, written by
  * hand because each is a handful of bytes.
  */
-#ifndef BUSBAR_TESTS_GUEST_PAYLOAD_H
-#define BUSBAR_TESTS_GUEST_PAYLOAD_H
+#ifndef BUSBAR_TESTS_VMM_PAYLOAD_H
+#define BUSBAR_TESTS_VMM_PAYLOAD_H
 
 #include <stdint.h>
 
