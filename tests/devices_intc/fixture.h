@@ -42,6 +42,7 @@ struct rig {
 
 /* `config` may be NULL. Both assert; tear_down() also proves that nothing is left. */
 struct rig *set_up(const struct bb_ioapic_config *config);
+struct rig *set_up_in_mode(const struct bb_ioapic_config *config, enum bb_lock_mode mode);
 void tear_down(struct rig *rig);
 
 /* Accesses on the given context, which assert that they are accepted. */

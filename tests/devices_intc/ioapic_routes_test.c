@@ -4,6 +4,7 @@
 
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 /* An in-kernel interrupt controller's table, and what is to happen while it is being changed. */
@@ -63,14 +64,19 @@ static void failed(void *opaque, int result)
     kernel->failures_reported++;
 }
 
-static struct rig *set_up_kernel(struct kernel *kernel)
+static struct rig *set_up_kernel_in_mode(struct kernel *kernel, enum bb_lock_mode mode)
 {
     struct bb_ioapic_config config = {
         .routes = {.install = install, .failed = failed, .opaque = kernel}};
-    struct rig *rig = set_up(&config);
+    struct rig *rig = set_up_in_mode(&config, mode);
 
     kernel->rig = rig;
     return rig;
+}
+
+static struct rig *set_up_kernel(struct kernel *kernel)
+{
+    return set_up_kernel_in_mode(kernel, BB_LOCK_FREE);
 }
 
 static void read_entry_9(struct kernel *kernel, struct bb_ctx *ctx)
@@ -201,6 +207,81 @@ Test(ioapic_routes, switching_to_edge_clears_remote_irr_with_the_table)
     cr_assert_eq(entry_read(rig, rig->ctx, 9), MASKED | 0x39);
     cr_assert(!kernel.table[9].valid);
     tear_down(rig);
+}
+
+/* Two vCPUs write pin 9 while an update of another pin is under way: an edge, then a level. Neither
+ * write can return before, so that most often one update grants both. */
+struct blocked_writer {
+    struct kernel *kernel;
+    pthread_t thread;
+    uint32_t value;
+};
+
+static struct blocked_writer blocked[2];
+
+static void *write_blocked(void *opaque)
+{
+    struct blocked_writer *writer = opaque;
+    struct rig *rig = writer->kernel->rig;
+    struct bb_ctx *ctx;
+
+    if (bb_ctx_attach(rig->engine, "writer", &ctx, NULL) == BB_OK) {
+        (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOWIN, 4, writer->value);
+        (void)bb_ctx_detach(ctx, NULL);
+    }
+    return NULL;
+}
+
+static void edge_then_level(struct kernel *kernel, struct bb_ctx *ctx)
+{
+    static const uint32_t values[2] = {MASKED | 0x39, MASKED | LEVEL | 0x39};
+
+    (void)bb_mmio_write(ctx, kernel->rig->space, IOAPIC_BASE + IOREGSEL, 4, 0x10 + 18);
+    for (unsigned i = 0; i < 2; i++) {
+        blocked[i].kernel = kernel;
+        blocked[i].value = values[i];
+        (void)pthread_create(&blocked[i].thread, NULL, write_blocked, &blocked[i]);
+        for (unsigned spins = 0; spins < 2000; spins++) {
+            (void)sched_yield(); /* a chance to get as far as it can */
+        }
+    }
+}
+
+Test(ioapic_routes, an_edge_form_that_was_overwritten_still_clears_remote_irr, .timeout = 120)
+{
+    for (unsigned round = 0; round < 20; round++) {
+        struct kernel kernel = {0};
+        struct rig *rig = set_up_kernel(&kernel);
+
+        entry_write(rig, rig->ctx, 9, LEVEL | 0x39);
+        raise_pin(rig, 9);
+        lower_pin(rig, 9);
+        cr_assert(entry_read(rig, rig->ctx, 9) & REMOTE_IRR);
+        kernel.meanwhile = edge_then_level;
+        reg_write(rig, rig->ctx, 0x10 + 16, 0x38);
+        for (unsigned i = 0; i < 2; i++) {
+            cr_assert_eq(pthread_join(blocked[i].thread, NULL), 0);
+        }
+        cr_assert_eq(entry_read(rig, rig->ctx, 9) & REMOTE_IRR, 0);
+        tear_down(rig);
+    }
+}
+
+Test(ioapic_routes, deliveries_and_updates_go_on_in_every_lock_mode, .timeout = 120)
+{
+    for (enum bb_lock_mode mode = BB_LOCK_FREE; mode <= BB_LOCK_BIG; mode++) {
+        struct kernel kernel = {0};
+        struct rig *rig = set_up_kernel_in_mode(&kernel, mode);
+
+        entry_write(rig, rig->ctx, 9, LEVEL | 0x39);
+        raise_pin(rig, 9);
+        cr_assert_eq(bb_mmio_write(rig->ctx, rig->space, IOAPIC_BASE + EOIR, 4, 0x39), BB_OK);
+        cr_assert_eq(delivered(rig, 0x39), 2, "mode %d", (int)mode);
+        entry_write(rig, rig->ctx, 8, 0x38);
+        pulse_pin(rig, 8);
+        cr_assert_eq(delivered(rig, 0x38), 1, "mode %d", (int)mode);
+        tear_down(rig);
+    }
 }
 
 Test(ioapic_routes, an_unchanged_entry_is_not_installed_again)

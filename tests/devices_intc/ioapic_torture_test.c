@@ -298,3 +298,56 @@ Test(ioapic_torture, after_a_storm_of_levels_the_pin_is_as_its_line_is, .timeout
     cr_assert_gt(delivered(rig, VECTOR), 0);
     tear_down(rig);
 }
+
+/* Its lines are pulsed and its registers read from other threads while it is removed. */
+static void *read_window(void *opaque)
+{
+    struct shared *shared = opaque;
+    struct rig *rig = shared->rig;
+    struct bb_ctx *ctx;
+    uint64_t value;
+
+    if (bb_ctx_attach(rig->engine, "reader", &ctx, NULL) != BB_OK) {
+        return NULL;
+    }
+    while (!stopped(shared)) {
+        (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + IOWIN, 4, VECTOR);
+        (void)bb_mmio_read(ctx, rig->space, IOAPIC_BASE + IOWIN, 4, &value);
+        (void)bb_mmio_write(ctx, rig->space, IOAPIC_BASE + EOIR, 4, VECTOR);
+    }
+    (void)bb_ctx_detach(ctx, NULL);
+    return NULL;
+}
+
+Test(ioapic_torture, removal_under_fire_completes_and_nothing_runs_after_it, .timeout = 120)
+{
+    uint64_t until_ns = host_ns() + stress_ns();
+
+    do {
+        struct rig *rig = set_up(NULL);
+        struct shared shared = {.rig = rig, .until_ns = UINT64_MAX};
+        struct bb_error err = {0};
+        pthread_t threads[2];
+
+        entry_write(rig, rig->ctx, PIN, VECTOR);
+        cr_assert_eq(pthread_create(&threads[0], NULL, pulse, &shared), 0);
+        cr_assert_eq(pthread_create(&threads[1], NULL, read_window, &shared), 0);
+        while (delivered(rig, VECTOR) < 100) {
+            bb_cpu_relax();
+        }
+        cr_assert_eq(bb_device_remove_wait(rig->ctx, bb_ioapic_device(rig->ioapic), &err), BB_OK,
+                     "%s", err.text);
+        rig->ioapic = NULL;
+        uint64_t messages = bb_load_relaxed(&rig->messages);
+        uint32_t rises = bb_line_read(rig->line[PIN]).rises;
+        while (bb_line_read(rig->line[PIN]).rises - rises < 100) {
+            bb_cpu_relax();
+        }
+        cr_assert_eq(bb_load_relaxed(&rig->messages), messages);
+        bb_store_release(&shared.stop, 1);
+        for (unsigned i = 0; i < 2; i++) {
+            cr_assert_eq(pthread_join(threads[i], NULL), 0);
+        }
+        tear_down(rig);
+    } while (host_ns() < until_ns);
+}
