@@ -20,6 +20,9 @@
  *    over the legacy mapping.
  *  - While ENABLE_CNF is 0 level interrupts are withdrawn; status bits stay (section 2.3.5), and
  *    they interrupt again when it is set.
+ *  - Where the specification is silent: in 32-bit mode Tn_COMP has no high half (it reads 0, writes
+ *    to it change nothing); VAL_SET is kept in periodic mode only; a write of 64 bits is one write,
+ *    also to a comparator with VAL_SET.
  *  - With more than 24 timers the region is longer than the specification's 1 024 bytes, which
  *    could not hold them.
  *  - Accesses other than of 4 and 8 aligned bytes are device errors; reserved registers read 0.
