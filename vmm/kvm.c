@@ -90,7 +90,10 @@ static int open_device(struct bb_kvm *kvm, struct bb_error *err)
         return BB_OK;
     }
     if (errno == ENOENT || errno == ENODEV || errno == ENXIO) {
-        return bb_error_set(err, BB_E_NOENT, "there is no /dev/kvm on this machine");
+        return bb_error_set(
+            err, BB_E_NOENT,
+            "there is no /dev/kvm on this machine: load KVM's module, or run the storm with "
+            "--cpu threads");
     }
     if (errno == EACCES || errno == EPERM) {
         return bb_error_set(err, BB_E_SYSTEM,

@@ -205,11 +205,13 @@ static void print_json(const struct kernel_run *r)
         (json_int_t)o->engine.unassigned_writes, "refused", (json_int_t)o->engine.refused,
         "msi_sent", (json_int_t)o->engine.msi_sent, "msi_dropped",
         (json_int_t)o->engine.msi_dropped, "serial_dropped", (json_int_t)r->serial_dropped);
-    if (report != NULL) {
-        json_dumpf(report, stdout, JSON_INDENT(2));
-        fputc('\n', stdout);
-        json_decref(report);
+    if (report == NULL) {
+        fprintf(stderr, "busbar: no JSON: the kernel's name is no UTF-8\n");
+        return;
     }
+    json_dumpf(report, stdout, JSON_INDENT(2));
+    fputc('\n', stdout);
+    json_decref(report);
 }
 
 /* One line for the ends that a guest's own output doesn't explain. */
