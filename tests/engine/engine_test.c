@@ -222,7 +222,8 @@ Test(engine, an_embedders_allocator_is_used_and_gets_everything_back)
     struct machine machine;
 
     machine_make(&machine, &config);
-    cr_assert_gt(external_allocs, 0);
+    /* Relaxed: bb-reclaim frees meanwhile; any count will do. */
+    cr_assert_gt(bb_load_relaxed(&external_allocs), 0);
     machine_drop(&machine);
     cr_assert_eq(external_allocs, 0);
 }
