@@ -191,17 +191,17 @@ Test(machine, keyboard_controller_reset_asks_for_the_end)
 
 Test(machine, interrupt_ports_raise_their_pin_once_an_edge)
 {
-    const unsigned pin = 17;
-    ioapic_write(0x10 + 2 * pin + 1, 0);
-    ioapic_write(0x10 + 2 * pin, 0x41);
-    out(BB_BOARD_IRQ_PORT + pin, 1, 1);
-    out(BB_BOARD_IRQ_PORT + pin, 1, 1);
+    const uint16_t pin = 17;
+    ioapic_write(0x10u + 2u * pin + 1, 0);
+    ioapic_write(0x10u + 2u * pin, 0x41);
+    out((uint16_t)(BB_BOARD_IRQ_PORT + pin), 1, 1);
+    out((uint16_t)(BB_BOARD_IRQ_PORT + pin), 1, 1);
     cr_assert_eq(f.messages, 1u);
-    out(BB_BOARD_IRQ_PORT + pin, 1, 0);
-    out(BB_BOARD_IRQ_PORT + pin, 1, 1);
+    out((uint16_t)(BB_BOARD_IRQ_PORT + pin), 1, 0);
+    out((uint16_t)(BB_BOARD_IRQ_PORT + pin), 1, 1);
     cr_assert_eq(f.messages, 2u);
     cr_assert_eq(f.data[1] & 0xff, 0x41u);
-    out(BB_BOARD_IRQ_PORT + pin + 1, 1, 1);
+    out((uint16_t)(BB_BOARD_IRQ_PORT + pin + 1), 1, 1);
     cr_assert_eq(f.messages, 2u);
 }
 
