@@ -32,7 +32,7 @@ Test(storm_in_a_guest, two_vcpus_pass_every_phase_under_each_kind_of_lock)
         params.noisy_reads = 200;
         struct bb_storm_results results = storm_run(&params, false, (enum bb_lock_mode)lock_mode);
         assert_ok(&results);
-        cr_assert_eq(results.lock_mode, lock_mode);
+        cr_assert_eq((int)results.lock_mode, (int)lock_mode);
         cr_assert_eq(results.reading[STORM_READ].reads, 1000);
     }
 }
