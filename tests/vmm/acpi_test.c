@@ -100,6 +100,7 @@ static unsigned processors(const uint8_t *madt)
         cr_assert(entry[1] >= 2 && at + entry[1] <= bytes);
         if (entry[0] == 0) {
             cr_assert_eq(entry[3], count);
+            cr_assert_lt(count, 255u, "xAPIC id 255 means all of them");
             count++;
         } else if (entry[0] == 9) {
             cr_assert_eq(get(entry + 4, 4), count);
