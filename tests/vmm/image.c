@@ -31,9 +31,11 @@ static void begin(struct image *image)
 
 static void put_multiboot(struct image *image, size_t offset, uint32_t flags)
 {
+    uint32_t checksum = 0 - (MULTIBOOT_MAGIC + flags);
+
     image_set(image, offset, MULTIBOOT_MAGIC, 4);
     image_set(image, offset + 4, flags, 4);
-    image_set(image, offset + 8, -(uint32_t)(MULTIBOOT_MAGIC + flags), 4);
+    image_set(image, offset + 8, checksum, 4);
 }
 
 void image_multiboot_elf(struct image *image, const uint8_t *code, size_t count)
