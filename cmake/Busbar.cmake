@@ -26,6 +26,9 @@ add_library(bb_flags INTERFACE)
 target_compile_definitions(bb_flags INTERFACE _GNU_SOURCE=)
 target_compile_options(bb_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion
     -Wstrict-prototypes -Wmissing-prototypes -fvisibility=hidden $<$<NOT:$<CONFIG:Release>>:-fno-omit-frame-pointer>)
+# Calls within the library bind within it: neither they nor inlining need allow for another
+# definition of a public function in the process. With Library.cmake's -Bsymbolic-functions.
+target_compile_options(bb_flags INTERFACE -fno-semantic-interposition)
 target_link_libraries(bb_flags INTERFACE Threads::Threads PkgConfig::URCU)
 if(BUSBAR_SANITIZE)
     target_compile_options(bb_flags INTERFACE -fsanitize=${BUSBAR_SANITIZE} -fno-sanitize-recover=all)
