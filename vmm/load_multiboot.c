@@ -8,6 +8,8 @@
  * modelled: video modes (a kernel that demands one is refused), symbols, drives, APM.
  */
 #include <elf.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../base/bits.h"
@@ -216,8 +218,13 @@ int bb_multiboot_load(const struct bb_boot_config *config, const struct bb_file 
                       const struct bb_file *initrd, struct bb_boot *boot, struct bb_error *err)
 {
     const struct bb_gmem *mem = config->mem;
-    const char *cmdline = config->append != NULL ? config->append : "";
-    uint64_t cmdline_bytes = strlen(cmdline) + 1;
+    const char *append = config->append != NULL ? config->append : "";
+    const char *slash = strrchr(kernel->path, '/');
+    char cmdline[NAME_MAX + 1 + CMDLINE_BYTES_MAX];
+    /* As boot loaders have it: the first word is the kernel's own name, as in a program's argv. */
+    (void)snprintf(cmdline, sizeof(cmdline), "%.*s%s%s", NAME_MAX, slash ? slash + 1 : kernel->path,
+                   *append ? " " : "", append);
+    uint64_t append_bytes = strlen(append) + 1, cmdline_bytes = strlen(cmdline) + 1;
     struct bb_elf_loaded loaded;
 
     int rc = load_kernel(mem, kernel, &loaded, err);
@@ -229,9 +236,9 @@ int bb_multiboot_load(const struct bb_boot_config *config, const struct bb_file 
                             "kernel '%s' lies above 4 GiB, where a 32-bit kernel can't start",
                             kernel->path);
     }
-    if (cmdline_bytes > CMDLINE_BYTES_MAX) {
+    if (append_bytes > CMDLINE_BYTES_MAX) {
         return bb_error_set(err, BB_E_RANGE, "--append is %llu bytes long: at most %d",
-                            (unsigned long long)cmdline_bytes - 1, CMDLINE_BYTES_MAX - 1);
+                            (unsigned long long)append_bytes - 1, CMDLINE_BYTES_MAX - 1);
     }
     /* At 1 MiB or above, so that a kernel in low memory doesn't push them into the ROMs. */
     uint64_t module_at =
