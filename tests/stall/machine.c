@@ -163,6 +163,7 @@ static void build_ports(struct machine *machine)
     check(bb_i8259_create(ctx, &i8259_config, &i8259, &err), "i8259");
     map(machine, machine->pio, 0x20, bb_i8259_region(i8259, 0));
     map(machine, machine->pio, 0xa0, bb_i8259_region(i8259, 1));
+    map(machine, machine->pio, 0x4d0, bb_i8259_region(i8259, 2));
 }
 
 static void build_plain(struct machine *machine)
