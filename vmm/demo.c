@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The demonstration: its runs, its table and what it says of them; see demo.h. */
 #include "demo.h"
 #include "../base/bits.h"
 #include "demo_limits.h"

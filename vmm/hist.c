@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Reading the storm's latency histograms; see hist.h. */
 #include "hist.h"
 
 void bb_hist_add(uint64_t *sum, const uint32_t *buckets)

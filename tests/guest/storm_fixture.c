@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See storm_fixture.h. */
 #include "storm_fixture.h"
 #include "../../base/atomic.h"
 
