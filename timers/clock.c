@@ -13,28 +13,15 @@
 #include "timers_internal.h"
 
 struct bb_clock {
+    struct bb_counter host;  /* host mode; its writers hold `lock`. First: see bb_virtual_now_() */
     enum bb_clock_mode mode; /* immutable */
     struct bb_heap *heap;    /* immutable */
-    struct bb_counter host;  /* host mode; its writers hold `lock` */
     bb_ns_t manual_ns;       /* (a) manual mode; written by the stepping thread, read by any */
     bool running;            /* (a) written under `lock`, read by any */
     bool stepping;           /* (a) a step is in progress; taken by CAS by the stepping thread */
     pthread_mutex_t lock;
     struct bb_timer_queue *queue; /* (a) written under `lock` */
 };
-
-/*
- * An ordered source without a fence of ours: the kernel's vDSO orders its counter read behind
- * earlier loads (lfence;rdtsc or rdtscp), and the result depends on what it read.
- */
-static inline bb_ns_t host_now(void *opaque)
-{
-    struct timespec now;
-
-    (void)opaque;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (bb_ns_t)now.tv_sec * 1000000000u + (bb_ns_t)now.tv_nsec;
-}
 
 static bb_ns_t manual_now(void *opaque)
 {
@@ -43,22 +30,22 @@ static bb_ns_t manual_now(void *opaque)
     return bb_load_acquire(&clock->manual_ns); /* pairs with bb_clock_move_() */
 }
 
-static bb_ns_t virtual_now(void *opaque)
-{
-    struct bb_clock *clock = opaque;
+_Static_assert(offsetof(struct bb_clock, host) == 0, "a clock is passed on as its counter");
 
-    return bb_counter_sample_(&clock->host, host_now, NULL, true, true).value;
+bb_ns_t bb_clock_virtual_now_(void *opaque)
+{
+    return bb_virtual_now_(opaque);
 }
 
 bb_ns_t bb_clock_now_ns(struct bb_clock *clock)
 {
-    return clock->mode == BB_CLOCK_HOST ? virtual_now(clock) : manual_now(clock);
+    return clock->mode == BB_CLOCK_HOST ? bb_virtual_now_(&clock->host) : manual_now(clock);
 }
 
 struct bb_time_source bb_clock_source(struct bb_clock *clock)
 {
     return (struct bb_time_source){
-        .now_ns = clock->mode == BB_CLOCK_HOST ? virtual_now : manual_now,
+        .now_ns = clock->mode == BB_CLOCK_HOST ? bb_clock_virtual_now_ : manual_now,
         .opaque = clock,
         .ordered = true,
     };
@@ -67,7 +54,7 @@ struct bb_time_source bb_clock_source(struct bb_clock *clock)
 struct bb_counter_state_ bb_clock_state_(struct bb_clock *clock)
 {
     if (clock->mode == BB_CLOCK_HOST) {
-        return bb_counter_sample_(&clock->host, host_now, NULL, true, true);
+        return bb_counter_sample_(&clock->host, bb_host_now_, NULL, true, true);
     }
     return (struct bb_counter_state_){
         .value = manual_now(clock),
@@ -187,7 +174,7 @@ void bb_clock_detach_queue_(struct bb_clock *clock)
 int bb_clock_create_(struct bb_heap *heap, enum bb_clock_mode mode, struct bb_clock **clock,
                      struct bb_error *err)
 {
-    const struct bb_time_source host = {.now_ns = host_now, .ordered = true};
+    const struct bb_time_source host = {.now_ns = bb_host_now_, .ordered = true};
     struct bb_clock *made;
 
     if (mode != BB_CLOCK_HOST && mode != BB_CLOCK_MANUAL) {

@@ -54,7 +54,7 @@ struct bb_counter {
     uint64_t tick_ns;             /* immutable: nanoseconds a tick, at least 1 */
     uint64_t tick_reciprocal;     /* immutable: 2^64 / tick_ns, rounded up */
     uint64_t reciprocal_below;    /* immutable: it divides times below this exactly */
-    uint64_t era;                 /* (a) era number << 2 | phase; written by the writer, and by
+    uint64_t era;                 /* (a) era number and phase; written by the writer, and by
                                      helpers for STOPPING -> HALTED */
     struct {
         uint64_t number;      /* (a) era that this slot describes */

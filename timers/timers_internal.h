@@ -8,6 +8,8 @@
 #ifndef BUSBAR_TIMERS_INTERNAL_H
 #define BUSBAR_TIMERS_INTERNAL_H
 
+#include <time.h>
+
 #include "timers_core.h"
 
 /* The era word: number << BB_ERA_SHIFT_ | phase. A word never comes back once it was left. */
@@ -16,7 +18,8 @@ enum bb_era_phase_ {
     BB_ERA_STOPPING_ = 1, /* a halt is published and its time not yet, or only just, decided */
     BB_ERA_HALTED_ = 2,
 };
-enum { BB_ERA_SHIFT_ = 2, BB_ERA_PHASE_MASK_ = 3 };
+/* A slot is 32 bytes, so that an era word's low byte, less the phase, is where its slot begins. */
+enum { BB_ERA_SHIFT_ = 5, BB_ERA_PHASE_MASK_ = 3 };
 
 /* Times are below this; a slot's halt_ns at or above it is undecided. */
 #define BB_TIME_LIMIT_ BB_BIT64(63)
@@ -79,11 +82,8 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
 
     if (BB_LIKELY((era & BB_ERA_PHASE_MASK_) == BB_ERA_RUNNING_)) {
         unsigned i = (unsigned)(era >> BB_ERA_SHIFT_) % BB_COUNTER_ERAS;
-        /* Pair with publish(): who sees a field of a later era also sees the era word changed. */
-        bb_ns_t start_ns = bb_load_acquire(&counter->slot[i].start_ns);
-        uint64_t start_value = bb_load_acquire(&counter->slot[i].start_value);
-        bb_ns_t source_ns;
-        uint64_t zero;
+        bb_ns_t source_ns, start_ns;
+        uint64_t start_value, zero;
 
         if (!ordered) {
             bb_load_fence_serializing(); /* the sample comes after the load of the era word */
@@ -93,6 +93,12 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
             bb_load_fence_serializing(); /* and before the one that validates it */
         }
         zero = bb_zero_after_(source_ns);
+        /*
+         * Pair with publish(): who sees a field of a later era also sees the era word changed. Read
+         * here and not before the sample, whose fence would wait for them.
+         */
+        start_ns = bb_load_acquire(&counter->slot[i].start_ns);
+        start_value = bb_load_acquire(&counter->slot[i].start_value);
         /* Pairs with bb_counter_halt_begin_() and publish(). Acquire, too, so that the caller's
          * later loads (an outer counter's validation among them) come behind the sample. */
         if (BB_LIKELY(bb_load_acquire((uint64_t *)((char *)&counter->era + zero)) == era)) {
@@ -108,6 +114,27 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
     }
     return bb_counter_transition_(counter, era);
 }
+
+/*
+ * An ordered source without a fence of ours: the kernel's vDSO orders its counter read behind
+ * earlier loads (lfence;rdtsc or rdtscp), and the result depends on what it read.
+ */
+static inline bb_ns_t bb_host_now_(void *opaque)
+{
+    struct timespec now;
+
+    (void)opaque;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (bb_ns_t)now.tv_sec * 1000000000u + (bb_ns_t)now.tv_nsec;
+}
+
+/* The time of a clock in host mode, given its counter, which is its first member. */
+static inline __attribute__((always_inline)) bb_ns_t bb_virtual_now_(void *opaque)
+{
+    return bb_counter_sample_(opaque, bb_host_now_, NULL, true, true).value;
+}
+/* The same as a function with an address, by which bb_counter_read() knows such a source. */
+bb_ns_t bb_clock_virtual_now_(void *opaque);
 
 /* The first half of bb_counter_halt(): publishes STOPPING. The counter must be running. */
 void bb_counter_halt_begin_(struct bb_counter *counter);

@@ -90,11 +90,15 @@ static int hpet_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned
 {
     struct bb_hpet *hpet = opaque;
     uint64_t first = offset & ~UINT64_C(7);
-    uint64_t whole = BB_LIKELY(first == HPET_MAIN_CNT) ? bb_counter_read(&hpet->counter)
-                                                       : read_other(hpet, first);
 
     (void)ctx;
-    *value = whole >> (offset & 4) * 8 & bb_mask_bytes(size);
+    (void)size; /* only so many low bytes of the value count */
+    if (BB_LIKELY(offset == HPET_MAIN_CNT)) {
+        *value = bb_counter_read(&hpet->counter);
+        return BB_OK;
+    }
+    *value = (first == HPET_MAIN_CNT ? bb_counter_read(&hpet->counter) : read_other(hpet, first)) >>
+             (offset & 4) * 8;
     return BB_OK;
 }
 
