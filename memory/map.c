@@ -78,7 +78,13 @@ void bb_commit_publish_(struct bb_commit_ *commit)
     struct bb_root_ *root = commit->root;
 
     for (uint64_t left = commit->changed; left != 0; left &= left - 1) {
-        root->view[__builtin_ctzll(left)].generation = ++map->generation;
+        unsigned index = (unsigned)__builtin_ctzll(left);
+
+        root->view[index].generation = ++map->generation;
+        /* The announcement. Release, pairs with bb_map_find_inside_(): whoever has the new root has
+         * seen this, since the root's release comes after it, and so has whoever is told by them.
+         */
+        bb_store_release(&map->space[index]->generation, map->generation);
     }
     /* Relaxed: as in bb_commit_begin_(). */
     struct bb_root_ *old = bb_load_relaxed(&map->root);
@@ -87,7 +93,7 @@ void bb_commit_publish_(struct bb_commit_ *commit)
     size_t bytes = old->bytes + commit->edit.dead_bytes;
     /*
      * Release: the views, nodes and leaves written above are seen by whoever loads this root with
-     * acquire, in bb_map_find_() and bb_space_each().
+     * acquire, in bb_map_find_inside_() and bb_space_each().
      */
     bb_publish_(&map->root, root);
     bb_lock_release(commit->ctx, &map->lock);
@@ -149,9 +155,8 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
     made->index = map->space_count++;
     made->view_offset =
         (uint32_t)(offsetof(struct bb_root_, view) + made->index * sizeof(struct bb_view_));
-    made->hit_offset =
-        (uint32_t)(offsetof(struct bb_mem_ctx_, hits) +
-                   made->index % BB_HIT_SPACES_ * BB_HIT_WAYS_ * sizeof(struct bb_hit_));
+    made->hit_offset = (uint32_t)(offsetof(struct bb_mem_ctx_, hits) +
+                                  made->index % BB_HIT_SPACES_ * sizeof(struct bb_hits_));
     map->space[made->index] = made;
     commit.changed = BB_BIT64(made->index);
     bb_commit_publish_(&commit);

@@ -14,9 +14,14 @@
  *
  * Invariants:
  *  1. Nodes, leaves and roots reachable from a published root never change.
- *  2. A generation is given to one view of one space once in the engine's life; a last-hit entry
- *     with the generation of the view that the reader just loaded names a leaf of that view, which
- *     the reader's section keeps alive.
+ *  2. A generation is given to one view of one space once in the engine's life. A commit announces
+ *     it in the space before it publishes the root that has the view. A last-hit entry with the
+ *     generation that the reader just loaded from the space names a leaf of that view: the entry
+ *     was made from the published root, and the commit that replaces the view, had it announced
+ *     itself, would have changed the generation. So the view was current when the generation was
+ *     loaded, and the reader's section, which began before any grace period for its successor,
+ *     keeps the leaf alive. Between announcement and publication entries don't match, and readers
+ *     walk the old root: nobody sees the new view before all entries of the old one are void.
  *  3. What a commit replaced is freed after a grace period that began after the new root was
  *     published.
  */
@@ -31,7 +36,8 @@ enum {
     BB_RADIX_BITS_ = 6,
     BB_RADIX_SLOTS_ = 64,
     BB_RADIX_LEAF_TAG_ = 63,
-    BB_HIT_SPACES_ = 8, /* spaces share entries beyond this many; generations keep them apart */
+    BB_RADIX_LEAF_BIT_ = 1, /* set in that tag, and in no shift: those are multiples of 6 */
+    BB_HIT_SPACES_ = 8,     /* spaces share entries beyond this many; generations keep them apart */
     BB_HIT_WAY_BITS_ = 3,
     BB_HIT_WAYS_ = 1 << BB_HIT_WAY_BITS_,
 };
@@ -131,6 +137,8 @@ struct bb_node_pool_ {
 };
 
 struct bb_space {
+    uint64_t generation;  /* (a) of its newest view; written by commit under the map's lock, before
+                             the root; read by the access path */
     uint32_t index;       /* immutable from here to name */
     uint32_t hit_offset;  /* of this space's last-hit entries in struct bb_mem_ctx_ */
     uint32_t view_offset; /* of this space's view in struct bb_root_ */
@@ -155,16 +163,17 @@ struct bb_map {
     struct bb_node_pool_ pool;
 };
 
-struct bb_hit_ {
-    uint64_t generation; /* 0: empty */
-    const struct bb_flat_ *leaf;
+/* A space's last-hit entries, one a way; each half is an array, so that a way scales an address. */
+struct bb_hits_ {
+    uint64_t generation[BB_HIT_WAYS_]; /* 0: empty */
+    const struct bb_flat_ *leaf[BB_HIT_WAYS_];
 };
 
 /* memory's part of a context. */
 struct bb_mem_ctx_ {
     struct bb_ctx base;
-    struct bb_map *map;                                /* immutable */
-    struct bb_hit_ hits[BB_HIT_SPACES_][BB_HIT_WAYS_]; /* owner only */
+    struct bb_map *map;                   /* immutable */
+    struct bb_hits_ hits[BB_HIT_SPACES_]; /* owner only */
 };
 
 static inline struct bb_mem_ctx_ *bb_mem_ctx_(struct bb_ctx *ctx)
@@ -185,37 +194,56 @@ static inline const struct bb_flat_ *bb_view_find_(const struct bb_view_ *view, 
 {
     uintptr_t word = view->tree;
 
-    while ((word & 63) != BB_RADIX_LEAF_TAG_) {
+    while ((word & BB_RADIX_LEAF_BIT_) == 0) {
         if (word == 0) {
             return NULL;
         }
         const struct bb_node_ *node = (const struct bb_node_ *)(word & ~(uintptr_t)63);
         word = node->slot[(gpa >> (word & 63)) & (BB_RADIX_SLOTS_ - 1)];
     }
-    const struct bb_flat_ *leaf = (const struct bb_flat_ *)(word & ~(uintptr_t)63);
+    const struct bb_flat_ *leaf = (const struct bb_flat_ *)(word - BB_RADIX_LEAF_TAG_);
     return gpa - leaf->first <= leaf->last_offset ? leaf : NULL;
 }
 
-/* What lies at `gpa`, or NULL. In a read section; valid until that ends. */
-static inline const struct bb_flat_ *bb_map_find_(struct bb_mem_ctx_ *mem,
-                                                  const struct bb_space *space, bb_gpa_t gpa)
+/*
+ * What lies at `gpa`, and how far behind its first address in *inside; or NULL. In a read section;
+ * valid until that ends.
+ */
+static inline __attribute__((always_inline)) const struct bb_flat_ *
+bb_map_find_inside_(struct bb_mem_ctx_ *mem, const struct bb_space *space, bb_gpa_t gpa,
+                    uint64_t *inside)
 {
+    struct bb_hits_ *hits = (void *)((char *)mem + space->hit_offset);
+    uint32_t way = ((uint32_t)gpa * BB_HIT_MULTIPLIER_) >> (32 - BB_HIT_WAY_BITS_);
+
+    /* Pairs with the announcement in bb_commit_publish_(); invariant 2. */
+    if (BB_LIKELY(hits->generation[way] == bb_load_acquire(&space->generation))) {
+        const struct bb_flat_ *leaf = hits->leaf[way];
+
+        *inside = gpa - leaf->first;
+        if (BB_LIKELY(*inside <= leaf->last_offset)) {
+            return leaf;
+        }
+    }
     /* Pairs with the release store of the root in bb_commit_publish_(). */
     const struct bb_root_ *root = bb_deref_(&mem->map->root);
     const struct bb_view_ *view = (const void *)((const char *)root + space->view_offset);
-    uint32_t way = ((uint32_t)gpa * BB_HIT_MULTIPLIER_) >> (32 - BB_HIT_WAY_BITS_);
-    struct bb_hit_ *hit = (void *)((char *)mem + space->hit_offset + way * sizeof(*hit));
-    const struct bb_flat_ *leaf = hit->leaf;
+    const struct bb_flat_ *leaf = bb_view_find_(view, gpa);
 
-    if (BB_LIKELY(hit->generation == view->generation && gpa - leaf->first <= leaf->last_offset)) {
-        return leaf;
-    }
-    leaf = bb_view_find_(view, gpa);
     if (leaf != NULL) {
-        hit->generation = view->generation;
-        hit->leaf = leaf;
+        *inside = gpa - leaf->first;
+        hits->generation[way] = view->generation;
+        hits->leaf[way] = leaf;
     }
     return leaf;
+}
+
+static inline const struct bb_flat_ *bb_map_find_(struct bb_mem_ctx_ *mem,
+                                                  const struct bb_space *space, bb_gpa_t gpa)
+{
+    uint64_t inside;
+
+    return bb_map_find_inside_(mem, space, gpa, &inside);
 }
 
 /*
