@@ -150,6 +150,7 @@ int bb_ctx_attach_(struct bb_rcu *rcu, const char *name, size_t bytes,
         mine.registered = true;
     }
     made->reader = &URCU_TLS(urcu_memb_reader);
+    made->gp = &urcu_memb_gp;
     made->fences = urcu_memb_has_sys_membarrier == 0;
     made->rcu = rcu;
     made->tid = gettid();
@@ -193,6 +194,17 @@ void bb_rcu_each_ctx_(struct bb_rcu *rcu, void (*fn)(struct bb_ctx *ctx, void *a
         fn(ctx, arg);
     }
     (void)pthread_mutex_unlock(&rcu->contexts_lock);
+}
+
+/*
+ * As liburcu's own unlock does; with atomic accesses, because two readers that leave at once both
+ * write the word, and ThreadSanitizer would call the plain stores of liburcu's version a race.
+ */
+void bb_section_wake_(struct bb_ctx *ctx)
+{
+    /* Relaxed: see bb_section_awaited_(). */
+    bb_store_relaxed(&ctx->gp->futex, 0);
+    (void)futex_async(&ctx->gp->futex, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 void bb_rcu_read_lock(struct bb_ctx *ctx)

@@ -39,6 +39,7 @@ struct bb_lock {
  */
 struct bb_ctx {
     struct urcu_reader *reader; /* the owner's liburcu record, cached: no TLS on the hot path */
+    struct urcu_gp *gp;         /* immutable: liburcu's own, cached likewise */
     struct bb_rcu *rcu;         /* immutable */
     union {
         struct {
@@ -83,18 +84,14 @@ static inline void bb_rcu_tsan_enter_(void) {}
 static inline void bb_rcu_tsan_leave_(void) {}
 #endif
 
-/*
- * Wakes a grace period that sleeps for readers, as liburcu's own unlock does; with atomic accesses,
- * because two readers that leave at once both write the word, and ThreadSanitizer would call the
- * plain stores of liburcu's version a race.
- */
-static inline void bb_section_wake_(void)
+/* Wakes a grace period that sleeps for readers. Not inlined: it is rare, and calls. */
+void bb_section_wake_(struct bb_ctx *ctx);
+
+/* True where a grace period sleeps for readers. Relaxed: the barriers around the store of `ctr`
+ * order it against liburcu's setting it; the word guards no data. */
+static inline bool bb_section_awaited_(const struct bb_ctx *ctx)
 {
-    /* Relaxed: the barriers around the store of `ctr` order it; the word guards no data. */
-    if (BB_UNLIKELY(bb_load_relaxed(&urcu_memb_gp.futex) == -1)) {
-        bb_store_relaxed(&urcu_memb_gp.futex, 0);
-        (void)futex_async(&urcu_memb_gp.futex, FUTEX_WAKE, 1, NULL, NULL, 0);
-    }
+    return BB_UNLIKELY(bb_load_relaxed(&ctx->gp->futex) == -1);
 }
 
 /*
@@ -111,7 +108,7 @@ static inline void bb_section_enter_(struct bb_ctx *ctx)
 
     cmm_barrier();
     if (BB_LIKELY((ctr & URCU_GP_CTR_NEST_MASK) == 0)) {
-        bb_store_relaxed(&reader->ctr, bb_load_relaxed(&urcu_memb_gp.ctr));
+        bb_store_relaxed(&reader->ctr, bb_load_relaxed(&ctx->gp->ctr));
         cmm_barrier();
         if (BB_UNLIKELY(ctx->fences)) {
             cmm_smp_mb();
@@ -138,7 +135,9 @@ static inline void bb_section_leave_(struct bb_ctx *ctx)
         cmm_smp_mb();
     }
     /* An inner section's end wakes nobody, but asking costs less than telling them apart. */
-    bb_section_wake_();
+    if (bb_section_awaited_(ctx)) {
+        bb_section_wake_(ctx);
+    }
 }
 
 /*
@@ -149,20 +148,21 @@ static inline void bb_section_leave_(struct bb_ctx *ctx)
 static inline void bb_section_enter_outermost_(struct bb_ctx *ctx)
 {
     cmm_barrier();
-    bb_store_relaxed(&ctx->reader->ctr, bb_load_relaxed(&urcu_memb_gp.ctr));
+    bb_store_relaxed(&ctx->reader->ctr, bb_load_relaxed(&ctx->gp->ctr));
     cmm_barrier();
     bb_rcu_tsan_enter_();
 }
 
+/* A count of 0 is all that grace periods look for in a reader that is outside. */
 static inline void bb_section_leave_outermost_(struct bb_ctx *ctx)
 {
-    struct urcu_reader *reader = ctx->reader;
-
     bb_rcu_tsan_leave_();
     cmm_barrier();
-    bb_store_relaxed(&reader->ctr, reader->ctr - URCU_GP_COUNT);
+    bb_store_relaxed(&ctx->reader->ctr, 0);
     cmm_barrier();
-    bb_section_wake_();
+    if (bb_section_awaited_(ctx)) {
+        bb_section_wake_(ctx);
+    }
 }
 
 /* True where the calling thread is in a read section, whoever began it. */
