@@ -30,7 +30,7 @@ foreach(kind shared static)
 endforeach()
 
 set(map ${PROJECT_SOURCE_DIR}/cmake/busbar.map)
-target_link_options(busbar_shared PRIVATE LINKER:--version-script=${map})
+target_link_options(busbar_shared PRIVATE LINKER:--version-script=${map} LINKER:-Bsymbolic-functions)
 set_target_properties(busbar_shared PROPERTIES LINK_DEPENDS ${map})
 if(NOT BUSBAR_SANITIZE)
     target_link_options(busbar_shared PRIVATE LINKER:--no-undefined)

@@ -102,8 +102,10 @@ struct bb_counts_ {
 struct bb_ectx_ {
     struct bb_mem_ctx_ mem;
     struct bb_engine *engine; /* immutable */
-    uint32_t busy;            /* (a) the chain is or may be outside a section: pause waits for it */
-    bool active;              /* a chain has begun that will run bb_chain_finish_() */
+    /* Of the fast read whose callback runs: kept here, and not in a register across the call. */
+    const struct bb_space *fast_space;
+    uint32_t busy; /* (a) the chain is or may be outside a section: pause waits for it */
+    bool active;   /* a chain has begun that will run bb_chain_finish_() */
     struct bb_counts_ counts;
     struct bb_chain_ chain;
 };
