@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The machine's limits, for the demonstration to show beside its figures. */
 #include "demo_limits.h"
+#include "../base/atomic.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ struct limit_register {
 
 __attribute__((noinline)) static uint64_t register_read(void *opaque)
 {
-    return __atomic_load_n(&((struct limit_register *)opaque)->value, __ATOMIC_RELAXED);
+    return bb_load_relaxed(&((struct limit_register *)opaque)->value);
 }
 
 static uint64_t clock_gettime_read(void *opaque)

@@ -70,9 +70,9 @@ static inline void storm_relax(const struct storm_cpu *cpu, uint64_t pause_ns)
 
 static inline bool storm_stopped(const struct storm_cpu *cpu)
 {
-    /* Relaxed: nothing is read behind them but what the threads' join orders. */
-    return __atomic_load_n(&cpu->control->failed, __ATOMIC_RELAXED) ||
-           (cpu->stop && __atomic_load_n(cpu->stop, __ATOMIC_RELAXED));
+    /* Relaxed: what is behind `failed` is read after the threads' join. Acquire: pairs with the
+     * caller that wants the run ended. */
+    return bb_load_relaxed(&cpu->control->failed) || (cpu->stop && bb_load_acquire(cpu->stop));
 }
 
 #endif

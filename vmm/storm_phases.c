@@ -13,17 +13,16 @@ void storm_barrier(struct storm_cpu *cpu)
 {
     struct storm_control *control = cpu->control;
     /* Acquire: pairs with the release of the last to arrive, below. */
-    uint32_t turn = __atomic_load_n(&control->barrier_turn, __ATOMIC_ACQUIRE);
+    uint32_t turn = bb_load_acquire(&control->barrier_turn);
     /* Acquire and release: what each did before the barrier is seen by the last to arrive. */
-    if (__atomic_add_fetch(&control->barrier_arrived, 1, __ATOMIC_ACQ_REL) == control->vcpus) {
+    if (bb_fetch_add_acq_rel(&control->barrier_arrived, 1) + 1 == control->vcpus) {
         /* Relaxed: nobody arrives again before it has seen the new turn. */
-        __atomic_store_n(&control->barrier_arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&control->barrier_turn, turn + 1, __ATOMIC_RELEASE);
+        bb_store_relaxed(&control->barrier_arrived, 0);
+        bb_store_release(&control->barrier_turn, turn + 1);
         return;
     }
     uint64_t pause_ns = STORM_RELAX_NS;
-    while (__atomic_load_n(&control->barrier_turn, __ATOMIC_ACQUIRE) == turn &&
-           !storm_stopped(cpu)) {
+    while (bb_load_acquire(&control->barrier_turn) == turn && !storm_stopped(cpu)) {
         storm_relax(cpu, pause_ns);
         pause_ns = storm_relax_longer(control, pause_ns);
     }
@@ -54,9 +53,7 @@ static struct reader reader_begin(struct storm_cpu *cpu, enum storm_phase phase)
 static void reader_publish(struct reader *reader, uint64_t seen)
 {
     uint64_t *max = &reader->cpu->control->counter_max;
-    while (reader->last > seen &&
-           !__atomic_compare_exchange_n(max, &seen, reader->last, 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE)) {
+    while (reader->last > seen && !bb_cas_acq_rel(max, &seen, reader->last)) {
     }
     reader->unpublished = 0;
 }
@@ -66,7 +63,7 @@ static uint64_t reader_read(struct reader *reader)
 {
     struct storm_control *control = reader->cpu->control;
     struct storm_reading *reading = reader->reading;
-    uint64_t seen = __atomic_load_n(&control->counter_max, __ATOMIC_ACQUIRE);
+    uint64_t seen = bb_load_acquire(&control->counter_max);
     uint64_t from = STORM_CHAINED && !reader->think_ticks ? reader->stamp : storm_ticks();
     uint64_t value = storm_read64(reader->cpu, reader->counter_gpa);
     reader->stamp = storm_ticks();
@@ -114,14 +111,13 @@ static void read_run(struct storm_cpu *cpu, enum storm_phase phase, uint64_t cou
 
 static bool readers_left(struct storm_cpu *cpu)
 {
-    return __atomic_load_n(&cpu->control->readers_left, __ATOMIC_ACQUIRE) != 0 &&
-           !storm_stopped(cpu);
+    return bb_load_acquire(&cpu->control->readers_left) != 0 && !storm_stopped(cpu);
 }
 
 /* Release: pairs with readers_left(). */
 static void reader_leaves(struct storm_cpu *cpu)
 {
-    __atomic_sub_fetch(&cpu->control->readers_left, 1, __ATOMIC_RELEASE);
+    bb_fetch_sub_release(&cpu->control->readers_left, 1);
 }
 
 /* Disables the counter, looks whether it stands still, enables it again. */
@@ -196,8 +192,7 @@ static bool phase_begins(struct storm_cpu *cpu, enum storm_phase phase)
     }
     if (cpu->index == 0) {
         /* Relaxed: the barrier orders it before everyone's use. */
-        __atomic_store_n(&control->readers_left, control->vcpus > 1 ? control->vcpus - 1 : 1,
-                         __ATOMIC_RELAXED);
+        bb_store_relaxed(&control->readers_left, control->vcpus > 1 ? control->vcpus - 1 : 1);
     }
     storm_barrier(cpu);
     return !storm_stopped(cpu);

@@ -17,6 +17,7 @@
 #ifndef BUSBAR_VMM_STORM_PHASES_H
 #define BUSBAR_VMM_STORM_PHASES_H
 
+#include "../base/atomic.h"
 #include "storm_abi.h"
 
 #include <stdbool.h>

@@ -51,11 +51,11 @@ static int inbox_deliver(struct bb_ctx *ctx, void *opaque, uint64_t address, uin
     (void)ctx;
     /* Release: pairs with storm_interrupts(), so that what the device did before is seen. */
     if (vector == STORM_VECTOR_MSI || vector == STORM_VECTOR_EDGE) {
-        __atomic_fetch_add(&row->count[vector - STORM_VECTOR_MSI], 1, __ATOMIC_RELEASE);
+        bb_fetch_add_acq_rel(&row->count[vector - STORM_VECTOR_MSI], 1);
     } else if (vector >= STORM_VECTOR_LEVEL && vector < STORM_VECTOR_LEVEL + STORM_TIMERS_MAX) {
-        __atomic_fetch_add(&row->count[STORM_LEVEL], 1, __ATOMIC_RELEASE);
+        bb_fetch_add_acq_rel(&row->count[STORM_LEVEL], 1);
     } else {
-        __atomic_fetch_add(&inbox->unknown, 1, __ATOMIC_RELAXED); /* a count on its own */
+        bb_fetch_add_relaxed(&inbox->unknown, 1); /* a count on its own */
         return BB_E_DEVICE;
     }
     return BB_OK;
@@ -68,8 +68,7 @@ struct bb_msi_sink bb_storm_inbox_sink(struct bb_storm_inbox *inbox)
 
 static uint64_t inbox_count(const struct storm_cpu *cpu, enum storm_route route)
 {
-    return __atomic_load_n(&cpu->inbox->rows[cpu->index % DESTINATIONS].count[route],
-                           __ATOMIC_ACQUIRE) -
+    return bb_load_acquire(&cpu->inbox->rows[cpu->index % DESTINATIONS].count[route]) -
            cpu->inbox_base[route];
 }
 
@@ -97,8 +96,7 @@ void storm_fail(struct storm_cpu *cpu, uint32_t failure, uint64_t detail)
     uint32_t expected = 0;
     /* `failed` is set last, in effect: only the thread that claims the failure writes the rest,
        and it is read once all threads are joined. Relaxed for the same reason. */
-    if (__atomic_compare_exchange_n(&control->failed, &expected, 1, 0, __ATOMIC_RELAXED,
-                                    __ATOMIC_RELAXED)) {
+    if (bb_cas_relaxed(&control->failed, &expected, 1)) {
         control->failure = failure;
         control->failure_vcpu = cpu->index;
         control->failure_detail = detail;

@@ -58,7 +58,7 @@ static void ioapic_route(struct storm_cpu *cpu, uint32_t pin, uint32_t low)
     struct storm_control *control = cpu->control;
     uint64_t pause_ns = STORM_RELAX_NS;
     /* Acquire: pairs with the release below. */
-    while (__atomic_exchange_n(&control->ioapic_lock, 1, __ATOMIC_ACQUIRE)) {
+    while (bb_xchg_acquire(&control->ioapic_lock, 1)) {
         storm_relax(cpu, pause_ns);
         pause_ns = storm_relax_longer(control, pause_ns);
     }
@@ -66,7 +66,7 @@ static void ioapic_route(struct storm_cpu *cpu, uint32_t pin, uint32_t low)
     ioapic_write(cpu, IOREDTBL + 2 * pin, REDIR_MASKED);
     ioapic_write(cpu, IOREDTBL + 2 * pin + 1, cpu->index << 24);
     ioapic_write(cpu, IOREDTBL + 2 * pin, low);
-    __atomic_store_n(&control->ioapic_lock, 0, __ATOMIC_RELEASE);
+    bb_store_release(&control->ioapic_lock, 0);
 }
 
 static bool timer_serves(const struct storm_control *control, uint32_t timer,
@@ -107,8 +107,7 @@ static bool timer_borrow(struct storm_cpu *cpu, uint32_t timer)
     while (!storm_stopped(cpu)) {
         uint32_t expected = 0;
         /* Acquire: pairs with timer_return(), so that its last user's writes came before. */
-        if (__atomic_compare_exchange_n(owner, &expected, cpu->index + 1, 0, __ATOMIC_ACQUIRE,
-                                        __ATOMIC_RELAXED)) {
+        if (bb_cas_acquire(owner, &expected, cpu->index + 1)) {
             return true;
         }
         storm_relax(cpu, pause_ns);
@@ -119,7 +118,7 @@ static bool timer_borrow(struct storm_cpu *cpu, uint32_t timer)
 
 static void timer_return(struct storm_cpu *cpu, uint32_t timer)
 {
-    __atomic_store_n(&cpu->control->timer_owner[timer], 0, __ATOMIC_RELEASE);
+    bb_store_release(&cpu->control->timer_owner[timer], 0);
 }
 
 struct round {

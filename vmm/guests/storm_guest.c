@@ -83,8 +83,7 @@ _Noreturn void storm_give_up(uint32_t failure, uint64_t rip, uint64_t detail)
     struct storm_control *control = control_block();
     uint32_t expected = 0;
     /* Relaxed: the host looks once every vCPU has stopped. */
-    if (__atomic_compare_exchange_n(&control->failed, &expected, 1, 0, __ATOMIC_RELAXED,
-                                    __ATOMIC_RELAXED)) {
+    if (bb_cas_relaxed(&control->failed, &expected, 1)) {
         control->failure = failure;
         control->failure_vcpu =
             (uint32_t)(((uintptr_t)own_block() - STORM_VCPU_GPA) / STORM_VCPU_BYTES);
@@ -136,9 +135,9 @@ _Noreturn void storm_main(uint64_t number)
     struct storm_control *control = cpu.control;
     if (cpu.index == 0) {
         idt_prepare();
-        __atomic_store_n(&control->ready, 1, __ATOMIC_RELEASE);
+        bb_store_release(&control->ready, 1);
     }
-    while (!__atomic_load_n(&control->ready, __ATOMIC_ACQUIRE)) {
+    while (!bb_load_acquire(&control->ready)) {
         cpu_pause();
     }
     idt_load();
@@ -149,7 +148,7 @@ _Noreturn void storm_main(uint64_t number)
     }
     storm_phases_run(&cpu);
     if (cpu.index == 0) {
-        __atomic_store_n(&control->finished, 1, __ATOMIC_RELEASE);
+        bb_store_release(&control->finished, 1);
         port_write8(STORM_EXIT_PORT, 0);
     }
     cpu_stop();
