@@ -5,12 +5,14 @@
  * that floods a terminal which nobody reads, and the storm, in a guest and on host threads.
  */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -47,6 +49,41 @@ static void end_by(struct command *command, int signal_number)
     command_wait(command, END_WITHIN_S);
     cr_assert_eq(result.status, 128 + signal_number, "signal %d: status %d: %s", signal_number,
                  result.status, result.err);
+}
+
+/* Until the command has that many threads: its vCPUs or their like run. */
+static void await_tasks(const struct command *command, unsigned tasks)
+{
+    char path[64];
+    unsigned count = 0;
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)command->pid);
+    for (unsigned tries = 0; count < tasks + 2 && tries < PATIENCE_S * 100; tries++) {
+        DIR *dir = opendir(path);
+        cr_assert_not_null(dir);
+        for (count = 0; readdir(dir) != NULL; count++) {
+        }
+        closedir(dir);
+        usleep(10000); /* a poll's interval */
+    }
+    cr_assert_geq(count, tasks + 2, "%u entries in %s", count, path);
+}
+
+/*
+ * Until the pipe that is the command's standard output takes no more, since nobody reads it: what
+ * it holds stays the same for a while (how much that is depends on the sizes of the writes).
+ */
+static void await_full_pipe(const struct command *command)
+{
+    int before = 0;
+    unsigned same = 0;
+    for (unsigned tries = 0; same < 30 && tries < PATIENCE_S * 100; tries++) {
+        int held;
+        cr_assert_eq(ioctl(command->out_fd, FIONREAD, &held), 0);
+        same = held == before && held != 0 ? same + 1 : 0;
+        before = held;
+        usleep(10000); /* a poll's interval */
+    }
+    cr_assert_eq(same, 30u, "%d bytes and still growing", before);
 }
 
 static void end_guest(const uint8_t *code, size_t count)
@@ -104,7 +141,7 @@ Test(guest_end, signals_end_the_storm)
         struct command_setup setup = {0};
         struct command command;
         cr_assert(command_start(&command, &setup, &result, kinds[k]));
-        usleep(500000);
+        await_tasks(&command, 1 + 4);
         end_by(&command, SIGINT);
     }
 }
@@ -181,7 +218,7 @@ Test(guest_end, output_that_nobody_reads_does_not_hold_up_the_end)
     struct command command;
     cr_assert(command_start(&command, &setup, &result, args));
     cr_assert(command_await_text(&command, "x", PATIENCE_S), "%s", result.err);
-    usleep(1000000); /* the pipe fills meanwhile: nobody reads it */
+    await_full_pipe(&command);
     end_by(&command, SIGTERM);
 }
 
