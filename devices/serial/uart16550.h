@@ -50,7 +50,7 @@ BB_API struct bb_region *bb_uart16550_region(const struct bb_uart16550 *uart);
  * Puts up to `n` bytes into the receiver. It takes what there is room for (one byte in the
  * character mode, 16 in FIFO mode; none in loop-back), so that a backend with flow control loses
  * nothing. Returns how many it took.
- * Threads: any with a context, outside callbacks; takes the receiver's narrow lock.
+ * Threads: any with a context, outside callbacks; lock-free.
  */
 BB_API size_t bb_uart16550_receive(struct bb_ctx *ctx, struct bb_uart16550 *uart,
                                    const uint8_t *bytes, size_t n);
