@@ -53,7 +53,7 @@ enum {
     STORM_VECTOR_SPURIOUS = 0xff,
 };
 
-enum { STORM_RELAX_NS = 100000, STORM_RELAX_MAX_NS = 50000000 }; /* sleeps of a wait double */
+enum { STORM_RELAX_NS = 100000, STORM_RELAX_MAX_NS = 250000000 }; /* sleeps of a wait double */
 
 struct storm_cpu;
 
