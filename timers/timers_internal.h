@@ -81,9 +81,9 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
     uint64_t era = bb_load_acquire(&counter->era);
 
     if (BB_LIKELY((era & BB_ERA_PHASE_MASK_) == BB_ERA_RUNNING_)) {
-        unsigned i = (unsigned)(era >> BB_ERA_SHIFT_) % BB_COUNTER_ERAS;
         bb_ns_t source_ns, start_ns;
         uint64_t start_value, zero;
+        unsigned i;
 
         if (!ordered) {
             bb_load_fence_serializing(); /* the sample comes after the load of the era word */
@@ -93,6 +93,9 @@ bb_counter_sample_(struct bb_counter *counter, bb_ns_t (*now_ns)(void *opaque), 
             bb_load_fence_serializing(); /* and before the one that validates it */
         }
         zero = bb_zero_after_(source_ns);
+        /* Worked out here, so that nothing but the era word needs a register during the call. */
+        __asm__("" : "+r"(era));
+        i = (unsigned)(era >> BB_ERA_SHIFT_) % BB_COUNTER_ERAS;
         /*
          * Pair with publish(): who sees a field of a later era also sees the era word changed. Read
          * here and not before the sample, whose fence would wait for them.

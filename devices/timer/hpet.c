@@ -66,12 +66,13 @@ static uint64_t read_general(struct bb_hpet *hpet)
     }
 }
 
-/* All but the main counter. Out of line, so that a read of that doesn't save registers for this. */
-static __attribute__((noinline)) uint64_t read_other(struct bb_hpet *hpet, uint64_t offset)
+static uint64_t read_register(struct bb_hpet *hpet, uint64_t offset)
 {
     struct bb_hpet_timer_ *timer;
 
     switch (offset) {
+    case HPET_MAIN_CNT:
+        return bb_counter_read(&hpet->counter);
     case HPET_GCAP_ID:
         return hpet->capability;
     case HPET_GEN_CONF:
@@ -85,20 +86,25 @@ static __attribute__((noinline)) uint64_t read_other(struct bb_hpet *hpet, uint6
     }
 }
 
+/* Out of line, so that a read of the main counter doesn't save registers for this. */
+static __attribute__((noinline)) int read_part(struct bb_hpet *hpet, uint64_t offset,
+                                               uint64_t *value)
+{
+    *value = read_register(hpet, offset & ~UINT64_C(7)) >> (offset & 4) * 8;
+    return BB_OK;
+}
+
 static int hpet_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                      uint64_t *value)
 {
     struct bb_hpet *hpet = opaque;
-    uint64_t first = offset & ~UINT64_C(7);
 
     (void)ctx;
     (void)size; /* only so many low bytes of the value count */
-    if (BB_LIKELY(offset == HPET_MAIN_CNT)) {
-        *value = bb_counter_read(&hpet->counter);
-        return BB_OK;
+    if (BB_UNLIKELY(offset != HPET_MAIN_CNT)) {
+        return read_part(hpet, offset, value);
     }
-    *value = (first == HPET_MAIN_CNT ? bb_counter_read(&hpet->counter) : read_other(hpet, first)) >>
-             (offset & 4) * 8;
+    *value = bb_counter_read(&hpet->counter);
     return BB_OK;
 }
 
