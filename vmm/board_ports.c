@@ -106,9 +106,10 @@ static int irq_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned
 }
 
 /*
- * Takes the page's mapping away and gives it back, content unchanged, so that whoever maps guest
- * memory a second time (KVM) must fault it in anew. Read-only in between, not absent, so that
- * other vCPUs' reads go on. Addresses outside RAM do nothing.
+ * Changes the page's protection and changes it back, content untouched, so that whoever maps guest
+ * memory a second time (KVM) must fault it in anew. The page gains a right for a moment and never
+ * loses one: what other vCPUs and devices write meanwhile must arrive. Nothing here executes it.
+ * Addresses outside RAM do nothing.
  */
 static int zap_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                      uint64_t value)
@@ -119,7 +120,7 @@ static int zap_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned
     (void)size;
     void *page = bb_gmem_at(p->config.mem, value & ~(uint64_t)(PAGE - 1), PAGE);
     if (page != NULL) {
-        mprotect(page, PAGE, PROT_READ);
+        mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
         mprotect(page, PAGE, PROT_READ | PROT_WRITE);
     }
     return BB_OK;

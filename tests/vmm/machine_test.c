@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The PC as a guest's accesses find it, without KVM: what is where, and the board's own ports. */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <string.h>
 
+#include "../../base/atomic.h"
 #include "../../engine/access.h"
 #include "../../vmm/machine.h"
 
@@ -14,6 +16,7 @@ static struct {
     struct bb_ctx *ctx;
     unsigned messages;
     uint32_t data[MESSAGES_MAX];
+    uint32_t page_done; /* (a) the test -> its writer */
 } f;
 
 static int deliver(struct bb_ctx *ctx, void *opaque, uint64_t address, uint32_t data)
@@ -216,6 +219,37 @@ Test(machine, page_port_keeps_the_page_and_ignores_what_is_no_ram)
     out(BB_BOARD_ZAP_PAGE, 4, RAM_BYTES);
     out(BB_BOARD_ZAP_PAGE, 4, 0xfed00000);
     out(BB_BOARD_ZAP_PAGE, 4, 0xffffffff);
+}
+
+static void *write_page(void *arg)
+{
+    uint64_t *wrong = arg;
+    struct bb_ctx *ctx;
+    if (bb_ctx_attach(f.machine->engine, "writer", &ctx, NULL) != BB_OK) {
+        *wrong = 1;
+        return NULL;
+    }
+    for (uint64_t i = 0; bb_load_relaxed(&f.page_done) == 0; i++) { /* a flag, nothing behind it */
+        uint64_t value = 0;
+        bb_mmio_write(ctx, f.machine->mmio, 0x9000, 8, i);
+        bb_mmio_read(ctx, f.machine->mmio, 0x9000, 8, &value);
+        *wrong += value != i;
+    }
+    bb_ctx_detach(ctx, NULL);
+    return NULL;
+}
+
+Test(machine, page_port_takes_no_write_away_from_other_vcpus)
+{
+    uint64_t wrong = 0;
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, write_page, &wrong), 0);
+    for (unsigned i = 0; i < 20000; i++) {
+        out(BB_BOARD_ZAP_PAGE, 4, 0x9000);
+    }
+    bb_store_relaxed(&f.page_done, 1u);
+    pthread_join(thread, NULL);
+    cr_assert_eq(wrong, 0, "%llu writes were lost", (unsigned long long)wrong);
 }
 
 Test(machine, machines_of_each_lock_mode_come_and_go_and_two_live_side_by_side)
