@@ -114,6 +114,35 @@ void bb_frame_leave_(struct bb_ectx_ *e, struct bb_frame_ before)
 }
 
 /*
+ * Pins and expiries lie in an inbox for whoever finds them, so their record has no parent: were it
+ * the finder's, a device on the finder's way would be refused what another vCPU caused. A loop by
+ * way of an inbox ends at the budget. Where the chain is out of records the finder's ancestry is
+ * taken, which refuses more, never less.
+ */
+struct bb_inbox_frame_ bb_inbox_frame_enter_(struct bb_ectx_ *e, struct bb_device *device)
+{
+    struct bb_inbox_frame_ before = {
+        .spent = e->chain.spent,
+        .record_count = e->chain.record_count,
+        .pending = e->mem.base.pending,
+    };
+    uint16_t record = bb_chain_record_(e, device->id, BB_CHAIN_NO_RECORD_);
+
+    before.frame = bb_frame_enter_(e, device, device->id,
+                                   record == BB_CHAIN_NO_RECORD_ ? e->chain.record : record);
+    return before;
+}
+
+void bb_inbox_frame_leave_(struct bb_ectx_ *e, struct bb_inbox_frame_ before)
+{
+    bb_frame_leave_(e, before.frame);
+    if (e->chain.spent == before.spent) { /* nothing was posted that refers to the record */
+        e->chain.record_count = before.record_count;
+        e->mem.base.pending = before.pending;
+    }
+}
+
+/*
  * Takes an effect from the pool, puts it in its place in the queue and pins `device` (NULL: the
  * device whose callback runs). The caller fills in what it does. NULL where a bound was reached.
  */
@@ -144,13 +173,16 @@ struct bb_effect_ *bb_chain_post_(struct bb_ectx_ *e, struct bb_device *device, 
     effect->kind = (uint8_t)kind;
     effect->record = chain->record;
     effect->device = device != NULL ? device : chain->device;
+    effect->pin_side = 0;
     /*
      * Busy before the section is left (the caller's, or this one): a pause that has waited for a
      * grace period sees it. Pairs with the acquire load in scan_busy() (pause.c).
      */
     bb_section_enter_(&e->mem.base);
     bb_store_release(&e->busy, 1);
-    effect->pin_side = (uint8_t)bb_pins_get_(&effect->device->pins);
+    if (effect->device != NULL) {
+        effect->pin_side = (uint8_t)bb_pins_get_(&effect->device->pins);
+    }
     bb_section_leave_(&e->mem.base);
     bb_count_(e, effects_posted);
     return effect;
@@ -189,6 +221,25 @@ static void run_effect(struct bb_ectx_ *e, const struct bb_effect_ *effect)
     }
 }
 
+static void unpin(struct bb_ectx_ *e, const struct bb_effect_ *effect)
+{
+    if (effect->device != NULL) {
+        bb_pins_put_(e->engine->rcu, &effect->device->pins, effect->pin_side);
+    }
+}
+
+/* Takes the next effect to run off the queue. */
+static struct bb_effect_ take_effect(struct bb_chain_ *chain)
+{
+    uint16_t index = chain->head;
+    struct bb_effect_ effect = chain->effect[index];
+
+    chain->head = effect.next;
+    chain->effect[index].next = chain->free;
+    chain->free = index;
+    return effect;
+}
+
 /* The epilogue of an outermost access, expiry or post: with nothing held. */
 void bb_chain_finish_(struct bb_ectx_ *e)
 {
@@ -197,17 +248,14 @@ void bb_chain_finish_(struct bb_ectx_ *e)
 
     chain->epilogue = true;
     while (chain->head != BB_CHAIN_QUEUE_) {
-        uint16_t index = chain->head;
-        struct bb_effect_ effect = chain->effect[index];
+        struct bb_effect_ effect = take_effect(chain);
 
-        chain->head = effect.next;
-        chain->effect[index].next = chain->free;
-        chain->free = index;
         chain->insert = BB_CHAIN_QUEUE_;
         chain->ordered = 0;
         chain->record = effect.record;
+        chain->device = effect.device;
         run_effect(e, &effect);
-        bb_pins_put_(e->engine->rcu, &effect.device->pins, effect.pin_side);
+        unpin(e, &effect);
     }
     chain->epilogue = false;
     chain->insert = BB_CHAIN_QUEUE_;
@@ -221,6 +269,48 @@ void bb_chain_finish_(struct bb_ectx_ *e)
     if (ctx->throttle) {
         ctx->throttle = false;
         bb_rcu_throttle_(ctx);
+    }
+}
+
+/* A thread that ended in the middle of a chain: what it had posted is not run, only let go. */
+void bb_chain_drop_(struct bb_ectx_ *e)
+{
+    while (e->chain.head != BB_CHAIN_QUEUE_) {
+        struct bb_effect_ effect = take_effect(&e->chain);
+
+        unpin(e, &effect);
+    }
+    bb_busy_clear_(e);
+}
+
+/*
+ * A backend event: an embedder's thread, in no chain, is about to run callbacks (a sink's, or an
+ * inbox's under a device's lock). The context is `busy` for as long, so that no pause is complete
+ * in the middle. Release: pairs with scan_busy() (pause.c), and comes before what is taken out of
+ * an inbox (bb_device_drain_inbox_()).
+ */
+bool bb_event_begin_(struct bb_ectx_ *e)
+{
+    if (e->mem.base.callback_depth > 0 || e->active || e->chain.epilogue) {
+        return false;
+    }
+    e->active = true;
+    bb_store_release(&e->busy, 1);
+    return true;
+}
+
+/* What the event posted runs now, or, where the thread still holds something, at the first chance:
+ * bb_chain_settle_(). */
+void bb_event_end_(struct bb_ectx_ *e, bool begun)
+{
+    if (!begun) {
+        return;
+    }
+    e->active = false;
+    if (e->mem.base.pending) {
+        bb_chain_settle_(e);
+    } else {
+        bb_busy_clear_(e);
     }
 }
 
@@ -275,6 +365,9 @@ int bb_post(struct bb_ctx *ctx, struct bb_device *device,
     bool outermost = ctx->callback_depth == 0 && !e->chain.epilogue;
 
     if (outermost) {
+        if (!bb_ctx_may_block_(ctx)) {
+            return BB_E_CONTEXT; /* `fn` is promised that nothing is held */
+        }
         if (!bb_gate_enter_(e)) {
             return BB_E_CONTEXT;
         }
@@ -308,7 +401,17 @@ int bb_msi_send(struct bb_ctx *ctx, uint64_t address, uint32_t data)
         effect->msi.data = data;
         return BB_OK;
     }
-    if (sink->deliver == NULL || sink->deliver(ctx, sink->opaque, address, data) != BB_OK) {
+    int result = BB_E_DEVICE;
+    if (sink->deliver != NULL) {
+        /* In a frame: what the sink does is nested, wherever the message came from. */
+        bool begun = bb_event_begin_(e);
+        struct bb_frame_ frame =
+            bb_frame_enter_(e, begun ? NULL : e->chain.device, ctx->device_id, e->chain.record);
+        result = sink->deliver(ctx, sink->opaque, address, data);
+        bb_frame_leave_(e, frame);
+        bb_event_end_(e, begun);
+    }
+    if (result != BB_OK) {
         bb_count_(e, msi_dropped);
         return BB_E_DEVICE;
     }

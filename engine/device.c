@@ -12,7 +12,8 @@
  *     before the push.) Nothing stays in an inbox without somebody bound to look.
  *  2. Nobody waits: a pusher that fails goes on, a holder looks a bounded number of times and then
  *     has bb-control look. A pusher that holds a narrow lock has bb-control look at once: the
- *     sink's notified() may wait for a narrow lock of its own, and two such would be an order.
+ *     sink's notified() may wait for a narrow lock of its own, and two such would be an order. So
+ *     does one that holds several locks already, of sinks that feed sinks.
  *  3. bb_device_lock() empties the inbox before it returns: a register read under the lock sees
  *     everything that was pushed before it.
  *
@@ -222,8 +223,9 @@ bool bb_device_inbox_empty_(const struct bb_device *device)
 /* Runs the callbacks of the timers in the inbox, in the order in which they were pushed. */
 static void take_timers(struct bb_ctx *ctx, struct bb_device *device)
 {
-    /* Acquire: pairs with the release swap in inbox_push() (device_timer.c). */
-    struct bb_device_timer *stack = bb_xchg_acquire(&device->inbox_timers, NULL);
+    /* Acquire: pairs with the release swap in inbox_push() (device_timer.c). Release: who finds the
+     * inbox empty finds us busy; pairs with inboxes_empty() (pause.c). */
+    struct bb_device_timer *stack = bb_xchg_acq_rel(&device->inbox_timers, NULL);
     struct bb_device_timer *queue = NULL;
 
     while (stack != NULL) {
@@ -239,7 +241,10 @@ static void take_timers(struct bb_ctx *ctx, struct bb_device *device)
         queue = timer->inbox_next;
         /* From here on it may be pushed again; release: pairs with the exchange in inbox_push(). */
         bb_store_release(&timer->inboxed, 0);
-        bb_device_timer_run_(ctx, timer, deadline_ns);
+        /* Armed or disarmed meanwhile, by whoever held the lock: it has lost the race. */
+        if (!bb_timer_superseded_(ctx, &timer->timer)) {
+            bb_device_timer_run_(ctx, timer, deadline_ns);
+        }
     }
 }
 
@@ -251,24 +256,28 @@ void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device)
     if (bb_load_acquire(&device->removing) != 0) { /* pairs with begin_removal() */
         return;
     }
+    bool begun = bb_event_begin_(e);
     if (bb_load_relaxed(&device->inbox_pins) != 0) {
-        /* Acquire: pairs with the release of the bit in bb_device_notify(). */
-        uint64_t pins = bb_xchg_acquire(&device->inbox_pins, 0);
+        /* Acquire: pairs with the release of the bit in bb_device_notify(). Release: as in
+         * take_timers(). */
+        uint64_t pins = bb_xchg_acq_rel(&device->inbox_pins, 0);
         if (pins != 0 && device->ops != NULL && device->ops->notified != NULL) {
-            struct bb_frame_ frame = bb_frame_enter_(e, device, device->id, e->chain.record);
+            struct bb_inbox_frame_ frame = bb_inbox_frame_enter_(e, device);
             device->ops->notified(ctx, device->opaque, pins);
-            bb_frame_leave_(e, frame);
+            bb_inbox_frame_leave_(e, frame);
         }
     }
     if (bb_load_relaxed(&device->inbox_timers) != NULL) {
         take_timers(ctx, device);
     }
+    bb_event_end_(e, begun);
 }
 
 /* The pusher's half of the inbox's protocol, and what a holder goes on with after its release. */
 void bb_device_try_drain_(struct bb_ctx *ctx, struct bb_device *device)
 {
-    int rounds = ctx->narrow_depth == 0 ? BB_INBOX_ROUNDS_ : 0;
+    int rounds =
+        ctx->narrow_depth == 0 && ctx->lock_depth < BB_INBOX_LOCKS_MAX_ ? BB_INBOX_ROUNDS_ : 0;
 
     for (int round = 0; round < rounds; round++) {
         /* Between the push (or the release) and the look and the try: invariant 1. */
@@ -308,6 +317,7 @@ void bb_device_notify(struct bb_ctx *ctx, struct bb_device *device, unsigned pin
     (void)bb_fetch_or_acq_rel(&device->inbox_pins, BB_BIT64(pin & 63));
     bb_device_try_drain_(ctx, device);
     bb_section_leave_(ctx);
+    bb_chain_settle_(bb_ectx_(ctx));
 }
 
 /* --- Removal ------------------------------------------------------------------------------------

@@ -130,8 +130,10 @@ BB_API void bb_device_notify(struct bb_ctx *ctx, struct bb_device *device, unsig
 /*
  * Timers. The callback runs on bb-timers (or on whoever holds the device's lock, by the inbox), as
  * an access of its own: under the device's lock where `locked`, in a read section always.
- * It may arm, disarm, set lines, send messages, make nested accesses. A callback may be late, and
- * may come after a disarm that lost the race: check the device's state.
+ * It may arm, disarm, set lines, send messages, make nested accesses. A write that it posts to a
+ * DEVICE_LOCK region may make all timers wait for that device's lock. A callback may be late, and
+ * may come after a disarm that lost the race: check the device's state. A locked timer that was
+ * disarmed or armed anew under the device's lock is not called for what had expired before.
  */
 struct bb_device_timer_config {
     void (*expired)(struct bb_ctx *ctx, void *opaque, bb_ns_t deadline_ns);
@@ -157,7 +159,8 @@ BB_API void bb_device_timer_disarm(struct bb_ctx *ctx, struct bb_device_timer *t
  * held, in order with the other effects of the chain; it may block. The device is pinned until it
  * has run. Outside any callback it runs before bb_post() returns. Where the device is gone
  * meanwhile it still runs: removal waits for it.
- * Returns BB_OK; BB_E_LIMIT where the queue is full or the chain's budget is spent (counted).
+ * Returns BB_OK; BB_E_LIMIT where the queue is full or the chain's budget is spent (counted);
+ * BB_E_CONTEXT outside any callback while the thread is in a section or holds a ranked lock.
  */
 BB_API int bb_post(struct bb_ctx *ctx, struct bb_device *device,
                    void (*fn)(struct bb_ctx *ctx, void *opaque, uint64_t argument), void *opaque,

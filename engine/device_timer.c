@@ -6,6 +6,14 @@
  * lock is held, its holder runs the expiry on release. So the service thread waits for no device,
  * and a callback is race-free against the device's MMIO because both are under one lock, without
  * any order between that lock and the timer queue's: the queue's lock is never held in a callback.
+ * Where the timer was armed or disarmed under the lock meanwhile, the expiry has lost and is
+ * dropped.
+ *
+ * What the inbox does not cover: the effects that a callback posts. They run in the epilogue on the
+ * service thread, and a posted write to a DEVICE_LOCK region, or a raise behind one, waits there
+ * for that device's lock, and all expiries with it. It waits holding nothing, so nothing is locked
+ * up, but a vCPU that is preempted in that device delays every timer of the engine for as long. A
+ * callback that sets lines, sends messages and reaches RAM and LOCKFREE regions never gets there.
  */
 #include "engine_internal.h"
 
@@ -13,16 +21,11 @@
 void bb_device_timer_run_(struct bb_ctx *ctx, struct bb_device_timer *timer, bb_ns_t deadline_ns)
 {
     struct bb_ectx_ *e = bb_ectx_(ctx);
-    struct bb_device *device = timer->device;
-    /* An expiry is nobody's consequence: its record has no parent. Where the chain that empties the
-     * inbox is out of records, its own ancestry is taken, which refuses more, never less. */
-    uint16_t record = bb_chain_record_(e, device->id, BB_CHAIN_NO_RECORD_);
-    struct bb_frame_ frame = bb_frame_enter_(
-        e, device, device->id, record == BB_CHAIN_NO_RECORD_ ? e->chain.record : record);
+    struct bb_inbox_frame_ frame = bb_inbox_frame_enter_(e, timer->device);
 
     bb_count_(e, expiries);
     timer->config.expired(ctx, timer->config.opaque, deadline_ns);
-    bb_frame_leave_(e, frame);
+    bb_inbox_frame_leave_(e, frame);
 }
 
 static void inbox_push(struct bb_device_timer *timer, bb_ns_t deadline_ns)

@@ -23,7 +23,8 @@ enum {
     BB_CHAIN_EFFECTS_DEFAULT_ = 256,
     BB_CHAIN_EFFECTS_MAX_ = 1024,
     BB_DEVICES_MAX_ = 65535,
-    BB_INBOX_ROUNDS_ = 4, /* re-checks after an unlock before bb-control takes over */
+    BB_INBOX_ROUNDS_ = 4,    /* re-checks after an unlock before bb-control takes over */
+    BB_INBOX_LOCKS_MAX_ = 4, /* locks held with which a sink's lock is still tried for */
 };
 
 enum bb_effect_kind_ {
@@ -287,6 +288,21 @@ struct bb_frame_ {
 struct bb_frame_ bb_frame_enter_(struct bb_ectx_ *e, struct bb_device *device, uint32_t device_id,
                                  uint16_t record);
 void bb_frame_leave_(struct bb_ectx_ *e, struct bb_frame_ frame);
+
+/* The same for work found in an inbox, which is no consequence of the chain that found it. */
+struct bb_inbox_frame_ {
+    struct bb_frame_ frame;
+    uint32_t spent;
+    uint16_t record_count;
+    bool pending;
+};
+struct bb_inbox_frame_ bb_inbox_frame_enter_(struct bb_ectx_ *e, struct bb_device *device);
+void bb_inbox_frame_leave_(struct bb_ectx_ *e, struct bb_inbox_frame_ frame);
+/* A chain that an embedder's thread begins by setting a line, sending a message or taking a lock.
+ */
+bool bb_event_begin_(struct bb_ectx_ *e);
+void bb_event_end_(struct bb_ectx_ *e, bool begun);
+void bb_chain_drop_(struct bb_ectx_ *e);
 
 /* dispatch.c: one write of an effect, by the rules of an outermost access of a running chain. */
 int bb_access_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect);

@@ -148,15 +148,26 @@ int bb_source_create(struct bb_ctx *ctx, struct bb_device *device, struct bb_lin
     return BB_OK;
 }
 
-static void notify_sink(struct bb_ctx *ctx, struct bb_line *line)
+/*
+ * In a frame of the sink's device, or else of the source's: what notify() does is nested, wherever
+ * the line was set, so that an access of its own is no outermost one in the middle of a section.
+ */
+static void notify_sink(struct bb_ctx *ctx, const struct bb_source *source)
 {
+    struct bb_ectx_ *e = bb_ectx_(ctx);
+    bool begun = bb_event_begin_(e);
+
     bb_section_enter_(ctx);
     /* Pairs with the publication in bb_lines_disconnect_() and with creation. */
-    const struct bb_line_sink_box_ *box = bb_deref_(&line->sink);
+    const struct bb_line_sink_box_ *box = bb_deref_(&source->line->sink);
     if (box != NULL) {
+        struct bb_device *device = box->sink.device != NULL ? box->sink.device : source->device;
+        struct bb_frame_ frame = bb_frame_enter_(e, device, device->id, e->chain.record);
         box->sink.notify(ctx, box->sink.opaque, box->sink.pin);
+        bb_frame_leave_(e, frame);
     }
     bb_section_leave_(ctx);
+    bb_event_end_(e, begun);
 }
 
 /* Drives the source's level now, whatever stands in the chain's queue. */
@@ -182,7 +193,7 @@ void bb_source_apply_(struct bb_ctx *ctx, struct bb_source *source, bool level)
             wanted += UINT64_C(1) << LINE_RISE_SHIFT;
         }
     } while (!bb_cas_acq_rel(&line->word, &word, wanted));
-    notify_sink(ctx, line);
+    notify_sink(ctx, source);
 }
 
 static void source_pulse_now(struct bb_ctx *ctx, struct bb_source *source)
@@ -199,7 +210,7 @@ static void source_pulse_now(struct bb_ctx *ctx, struct bb_source *source)
             return; /* another source holds the line high: the OR does not rise */
         }
     } while (!bb_cas_acq_rel(&line->word, &word, word + (UINT64_C(1) << LINE_RISE_SHIFT)));
-    notify_sink(ctx, line);
+    notify_sink(ctx, source);
 }
 
 /*
@@ -265,7 +276,6 @@ void bb_source_set(struct bb_ctx *ctx, struct bb_source *source, bool level)
         (void)bb_fetch_add_relaxed(&source->sequence, 1);
     }
     bb_source_apply_(ctx, source, level);
-    bb_chain_settle_(e);
 }
 
 void bb_source_pulse(struct bb_ctx *ctx, struct bb_source *source)
@@ -274,7 +284,6 @@ void bb_source_pulse(struct bb_ctx *ctx, struct bb_source *source)
 
     if (!post_behind(e, source, 0, BB_EFFECT_PULSE_)) {
         source_pulse_now(ctx, source);
-        bb_chain_settle_(e);
     }
 }
 
