@@ -27,7 +27,10 @@ BB_BEGIN_DECLS
  * `*value` is always written on BB_OK, BB_E_DECODE and BB_E_DEVICE: in the latter two with what
  * the space says a read of nothing yields (all ones on x86), per piece where only a piece failed.
  * Returns BB_OK; BB_E_DECODE where no region is (counted); BB_E_DEVICE where the access was
- * refused (counted); BB_E_RANGE for a size of 0 or over 8, or an address range that wraps.
+ * refused (counted); BB_E_RANGE for a size of 0 or over 8, or an address range that wraps;
+ * BB_E_CONTEXT where an access that began while the thread held a section, a ranked lock or the
+ * external lock would have to wait for a lock below it, or at the gate of a paused engine (then
+ * also with the value of a read of nothing).
  * Threads: the context's own. Waits only for what the register's path says, and at a closed gate.
  */
 BB_API int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,

@@ -55,7 +55,7 @@ static enum bb_expiry_ expire(struct bb_ctx *ctx, struct bb_timer_ *base, bb_ns_
     bool big = engine->lock_mode == BB_LOCK_BIG;
 
     if (big) {
-        pthread_mutex_lock(&engine->big);
+        bb_big_lock_(e);
     }
     bb_section_enter_(ctx);
     if ((bb_load_relaxed(&engine->map->gate) & BB_SLOW_GATE_) != 0) { /* as in dispatch.c */
@@ -78,7 +78,7 @@ static enum bb_expiry_ expire(struct bb_ctx *ctx, struct bb_timer_ *base, bb_ns_
         bb_chain_finish_(e);
     }
     if (big) {
-        pthread_mutex_unlock(&engine->big);
+        bb_big_unlock_(e);
     }
     return result;
 }

@@ -47,7 +47,15 @@ static int call_pinned(struct bb_ectx_ *e, const struct bb_region *region, uint6
     if (region->klass == BB_CLASS_EXTERNAL_LOCK) {
         lock = external->held == NULL || !external->held(external->opaque);
         if (lock) {
+            /* The baseline's big lock comes after it in rank, and gives way. */
+            bool big = e->big;
+            if (big) {
+                bb_big_unlock_(e);
+            }
             external->lock(external->opaque);
+            if (big) {
+                bb_big_lock_(e);
+            }
         }
     }
     ctx->pin_depth++;
@@ -90,6 +98,9 @@ static int outer_piece(struct bb_ectx_ *e, const struct bb_region *region, uint6
     switch ((enum bb_class)region->klass) {
     case BB_CLASS_LOCKFREE:
         if ((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_LOCK_DEVICE_) != 0) {
+            if (ctx->lock_depth > 0) {
+                return BB_E_CONTEXT; /* as for DEVICE_LOCK below */
+            }
             bb_lock_acquire(ctx, &region->owner->baseline);
             result = call_region(e, region, offset, size, value, write, record);
             bb_lock_release(ctx, &region->owner->baseline);
@@ -281,6 +292,9 @@ static __attribute__((noinline)) int access_slow(struct bb_ectx_ *e, struct bb_s
         return access_pieces(e, space, gpa, size, value, write);
     }
     if (!bb_gate_enter_(e)) {
+        if (!write) {
+            *value = space->unassigned & bb_mask_bytes(size);
+        }
         return BB_E_CONTEXT;
     }
     result = access_pieces(e, space, gpa, size, value, write);

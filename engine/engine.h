@@ -109,7 +109,10 @@ BB_API enum bb_lock_mode bb_engine_lock_mode(const struct bb_engine *engine);
  * Pause: closes the gate for new accesses and expiries, stops the clock, calls the cancel hook of
  * every device that holds an access outside a section, and waits until no callback runs and no
  * posted effect is outstanding. An access that meets the closed gate waits there, holding nothing,
- * until the engine is resumed. Effects of a chain that has begun pass the gate.
+ * until the engine is resumed; one whose thread holds the external lock, a section or a ranked lock
+ * is refused with BB_E_CONTEXT instead. Effects of a chain that has begun pass the gate. What a
+ * thread of the embedder sets off itself while the engine is paused (by setting a line, or removing
+ * a device, which withdraws its lines) is not held up: stop backends first.
  *
  * If that takes longer than `deadline_ns` (host time from now; 0: wait for ever), the pause is
  * undone, as if it had not been asked for, and the text names the device and thread in the way.
@@ -123,7 +126,7 @@ BB_API enum bb_lock_mode bb_engine_lock_mode(const struct bb_engine *engine);
 BB_API int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *err);
 
 /*
- * The same without waiting: `done` is called on bb-control with BB_OK or BB_E_TIMEOUT. Callable
+ * The same without waiting: `done` is called on bb-complete with BB_OK or BB_E_TIMEOUT. Callable
  * anywhere, also in a callback of the device to be paused.
  * Returns BB_OK, or BB_E_NOMEM (then `done` is not called).
  */

@@ -106,6 +106,7 @@ struct bb_ectx_ {
     /* Of the fast read whose callback runs: kept here, and not in a register across the call. */
     const struct bb_space *fast_space;
     uint32_t busy; /* (a) the chain is or may be outside a section: pause waits for it */
+    bool big;      /* this chain has the big lock */
     bool active;   /* a chain has begun that will run bb_chain_finish_() */
     struct bb_counts_ counts;
     struct bb_chain_ chain;
@@ -166,6 +167,7 @@ struct bb_engine {
     struct bb_ctx *complete_ctx; /* bb-complete's own */
     struct bb_ctx *timers_ctx;   /* bb-timers' own; NULL with a manual clock */
     bool control_ready;
+    bool control_working; /* bb-control is at a service or a retirement, without the mutex */
     bool control_stop;
     int control_result;
     struct bb_error control_error;
@@ -310,6 +312,8 @@ int bb_access_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect);
 /* pause.c */
 bool bb_gate_enter_(struct bb_ectx_ *e);
 void bb_gate_leave_(struct bb_ectx_ *e);
+void bb_big_lock_(struct bb_ectx_ *e);
+void bb_big_unlock_(struct bb_ectx_ *e);
 void bb_busy_clear_(struct bb_ectx_ *e);
 int bb_control_start_(struct bb_engine *engine, struct bb_error *err);
 void bb_control_stop_(struct bb_engine *engine);

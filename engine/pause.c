@@ -10,11 +10,18 @@
  *  3. Contexts become busy later only by passing the gate again, and it is closed. An access that
  *     can't wait at the gate without harm (its thread holds the embedder's lock, a section, or a
  *     ranked lock) passes while CLOSING, by setting `busy` under the control mutex, under which
- *     CLOSED is decided.
+ *     CLOSED is decided; once CLOSED it is refused.
+ *  4. Work in a device's inbox is a callback to come: still_locked() waits for it. What an
+ *     embedder's own thread sets off while CLOSED (a line that it sets, a device that it removes)
+ *     is that thread's doing, and is not held up.
  *
  * bb-control never runs the embedder's completions, so removals that it finishes never wait for
- * one; it does call cancel hooks, which must not block. While a pause is under way it looks every
- * millisecond, so that a context need not wake it at the end of a chain with a fence.
+ * one; it does call cancel hooks, which must not block. It also does the work of inboxes that
+ * nobody else could, and what that posts: such an effect may wait for another device's lock or
+ * sleep in a MAY_SLEEP callback. So a thread that waits for a pause looks for itself, too; a pause
+ * that was asked for asynchronously then goes on once that effect is done. While a pause is under
+ * way both look every millisecond, so that a context need not wake them at the end of a chain with
+ * a fence.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -59,8 +66,8 @@ static int gate_meet(struct bb_ectx_ *e)
         bb_store_release(&e->busy, 1); /* under the mutex under which CLOSED is decided */
         verdict = 0;
     } else if (engine->pause_state != BB_OPEN_) {
-        if (holds) {
-            verdict = -1;
+        if (holds || external) {
+            verdict = -1; /* who resumes may want what we hold */
         } else {
             pthread_cond_wait(&engine->changed, &engine->control);
         }
@@ -75,6 +82,9 @@ bool bb_gate_enter_(struct bb_ectx_ *e)
     struct bb_ctx *ctx = &e->mem.base;
     uint32_t slow;
 
+    /* What an event left to be run keeps us busy: at the gate we would wait for who waits for us.
+     */
+    bb_chain_settle_(e);
     for (;;) {
         bb_section_enter_(ctx);
         slow = bb_load_relaxed(&e->mem.map->gate); /* ordered by the section; see dispatch.c */
@@ -94,17 +104,31 @@ bool bb_gate_enter_(struct bb_ectx_ *e)
         }
     }
     e->active = true;
-    if ((slow & BB_SLOW_LOCK_BIG_) != 0) {
-        pthread_mutex_lock(&e->engine->big);
+    /* Never behind a ranked lock: others take those with the big lock held. Such an access finds
+     * LOCKFREE regions only, which keep themselves together. */
+    if ((slow & BB_SLOW_LOCK_BIG_) != 0 && ctx->lock_depth == 0) {
+        bb_big_lock_(e);
     }
     return true;
 }
 
 void bb_gate_leave_(struct bb_ectx_ *e)
 {
-    if (e->engine->lock_mode == BB_LOCK_BIG) {
-        pthread_mutex_unlock(&e->engine->big);
+    if (e->big) {
+        bb_big_unlock_(e);
     }
+}
+
+void bb_big_lock_(struct bb_ectx_ *e)
+{
+    pthread_mutex_lock(&e->engine->big);
+    e->big = true;
+}
+
+void bb_big_unlock_(struct bb_ectx_ *e)
+{
+    e->big = false;
+    pthread_mutex_unlock(&e->engine->big);
 }
 
 void bb_busy_clear_(struct bb_ectx_ *e)
@@ -185,7 +209,9 @@ static void open_gate_locked(struct bb_engine *engine)
 
 struct busy_scan {
     uint32_t device_id;
+    uint32_t inbox_of; /* a device whose inbox has work in it; 0: none found */
     bool busy;
+    bool control; /* bb-control has something to do that runs callbacks */
     bool in_callback;
     char thread[BB_CTX_NAME_BYTES];
 };
@@ -231,19 +257,27 @@ static void finish_request_locked(struct bb_engine *engine, struct bb_pause_requ
     }
 }
 
-static void say_who_is_in_the_way(struct bb_engine *engine, struct bb_error *err,
-                                  const struct busy_scan *scan)
+static void say_who_is_in_the_way(struct bb_engine *engine, struct bb_ctx *ctx,
+                                  struct bb_error *err, const struct busy_scan *scan)
 {
     char device[BB_CTX_NAME_BYTES];
 
     if (scan->device_id != 0) {
         bb_error_set(err, BB_E_TIMEOUT,
                      "pause undone: thread %s is still in a callback of device %s", scan->thread,
-                     bb_device_name_of_(engine->control_ctx, engine, scan->device_id, device,
-                                        sizeof(device)));
+                     bb_device_name_of_(ctx, engine, scan->device_id, device, sizeof(device)));
     } else if (scan->busy) {
         bb_error_set(err, BB_E_TIMEOUT, "pause undone: thread %s has posted effects outstanding",
                      scan->thread);
+    } else if (scan->control) {
+        bb_error_set(err, BB_E_TIMEOUT,
+                     "pause undone: bb-control is still at work for a device or its removal");
+    } else if (scan->inbox_of != 0) {
+        bb_error_set(
+            err, BB_E_TIMEOUT,
+            "pause undone: a thread outside any access holds the lock of device %s, for which "
+            "work has come in meanwhile",
+            bb_device_name_of_(ctx, engine, scan->inbox_of, device, sizeof(device)));
     } else {
         bb_error_set(err, BB_E_TIMEOUT,
                      "pause undone: a read section outside any device did not end");
@@ -251,9 +285,8 @@ static void say_who_is_in_the_way(struct bb_engine *engine, struct bb_error *err
 }
 
 /* Calls the cancel hooks of devices that are pinned. Under the control mutex, which it drops. */
-static void cancel_pinned(struct bb_engine *engine)
+static void cancel_pinned(struct bb_engine *engine, struct bb_ctx *ctx)
 {
-    struct bb_ctx *ctx = engine->control_ctx;
     uint32_t below = UINT32_MAX;
 
     pthread_mutex_unlock(&engine->control);
@@ -286,8 +319,52 @@ static void cancel_pinned(struct bb_engine *engine)
     pthread_mutex_lock(&engine->control);
 }
 
+/*
+ * True where no device's inbox has anything in it; else `id` is the device whose has. Acquire: who
+ * emptied one made itself busy before (bb_device_drain_inbox_()), and a look at contexts after this
+ * one finds it so.
+ */
+static bool inboxes_empty(struct bb_engine *engine, struct bb_ctx *ctx, uint32_t *id)
+{
+    bool empty = true;
+
+    bb_lock_acquire(ctx, &engine->table);
+    for (struct bb_device *d = engine->devices; d != NULL && empty; d = d->next) {
+        if (bb_load_relaxed(&d->removing) == 0 && /* set under the table lock */
+            (bb_load_acquire(&d->inbox_pins) != 0 || bb_load_acquire(&d->inbox_timers) != NULL)) {
+            empty = false;
+            *id = d->id;
+        }
+    }
+    bb_lock_release(ctx, &engine->table);
+    return empty;
+}
+
+/*
+ * Decides whether everything stands still. Once the grace period is over and no context is busy no
+ * chain exists, so nothing is pushed to an inbox any more. What lies there is in the hands of an
+ * embedder's thread that holds a device's lock, outside any access, or of bb-control. Whoever has
+ * emptied an inbox is found busy by the second look, or has done the work.
+ */
+static bool still_locked(struct bb_engine *engine, struct bb_ctx *ctx, struct busy_scan *scan)
+{
+    bb_rcu_each_ctx_(engine->rcu, scan_busy, scan);
+    if (!engine->pause_grace || scan->busy) {
+        return false;
+    }
+    if (engine->service != NULL || engine->retired != NULL || engine->control_working) {
+        scan->control = true;
+        return false;
+    }
+    if (!inboxes_empty(engine, ctx, &scan->inbox_of)) {
+        return false;
+    }
+    bb_rcu_each_ctx_(engine->rcu, scan_busy, scan);
+    return !scan->busy;
+}
+
 /* One look at a pause under way. Returns the host time of the next look, UINT64_MAX: none. */
-static bb_ns_t pause_step_locked(struct bb_engine *engine)
+static bb_ns_t pause_step_locked(struct bb_engine *engine, struct bb_ctx *ctx)
 {
     struct busy_scan scan = {0};
 
@@ -295,13 +372,10 @@ static bb_ns_t pause_step_locked(struct bb_engine *engine)
         return UINT64_MAX;
     }
     if (engine->pause_state == BB_CLOSING_) {
-        cancel_pinned(engine);
+        cancel_pinned(engine, ctx);
     }
-    if (engine->pause_state == BB_CLOSING_) {
-        bb_rcu_each_ctx_(engine->rcu, scan_busy, &scan);
-        if (engine->pause_grace && !scan.busy) {
-            engine->pause_state = BB_CLOSED_;
-        }
+    if (engine->pause_state == BB_CLOSING_ && still_locked(engine, ctx, &scan)) {
+        engine->pause_state = BB_CLOSED_;
     }
     bb_ns_t now = host_now_ns();
     for (struct bb_pause_request_ **link = &engine->requests; *link != NULL;) {
@@ -311,7 +385,7 @@ static bb_ns_t pause_step_locked(struct bb_engine *engine)
             request->result = BB_OK;
         } else if (now >= request->deadline_ns) {
             request->result = BB_E_TIMEOUT;
-            say_who_is_in_the_way(engine, &request->error, &scan);
+            say_who_is_in_the_way(engine, ctx, &request->error, &scan);
             if (--engine->pause_count == 0) {
                 open_gate_locked(engine);
             }
@@ -341,6 +415,18 @@ static void add_request_locked(struct bb_engine *engine, struct bb_pause_request
     pthread_cond_signal(&engine->control_wake);
 }
 
+/* Sleeps on `cond` until host time `until_ns`; UINT64_MAX: for as long as it takes. */
+static void wait_until_locked(struct bb_engine *engine, pthread_cond_t *cond, bb_ns_t until_ns)
+{
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+
+    if (until_ns == UINT64_MAX) {
+        pthread_cond_wait(cond, &engine->control);
+    } else {
+        (void)pthread_cond_timedwait(cond, &engine->control, &until);
+    }
+}
+
 int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *err)
 {
     struct bb_engine *engine = bb_ectx_(ctx)->engine;
@@ -353,8 +439,12 @@ int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *e
     }
     pthread_mutex_lock(&engine->control);
     add_request_locked(engine, &request, deadline_ns);
+    /* Looks for itself, too: bb-control may be at work that waits for a cancel hook of ours. */
     while (!request.finished) {
-        pthread_cond_wait(&engine->changed, &engine->control);
+        bb_ns_t next = pause_step_locked(engine, ctx);
+        if (!request.finished) {
+            wait_until_locked(engine, &engine->changed, next);
+        }
     }
     pthread_mutex_unlock(&engine->control);
     if (request.result != BB_OK && err != NULL) {
@@ -391,7 +481,11 @@ int bb_engine_resume(struct bb_ctx *ctx, struct bb_error *err)
     int result = BB_OK;
 
     pthread_mutex_lock(&engine->control);
-    if (engine->pause_state != BB_CLOSED_) {
+    uint32_t unfinished = 0;
+    for (const struct bb_pause_request_ *r = engine->requests; r != NULL; r = r->next) {
+        unfinished++;
+    }
+    if (engine->pause_state != BB_CLOSED_ || engine->pause_count <= unfinished) {
         result = bb_error_set(err, BB_E_STATE, "the engine is not paused");
     } else if (--engine->pause_count == 0) {
         open_gate_locked(engine);
@@ -482,23 +576,21 @@ static void *control_main(void *arg)
     engine->control_ready = true;
     pthread_cond_broadcast(&engine->changed);
     while (result == BB_OK) {
-        while (control_work_locked(engine)) {
-        }
-        bb_ns_t next = pause_step_locked(engine);
+        do {
+            engine->control_working = true; /* looked at where the work drops the mutex */
+        } while (control_work_locked(engine));
+        engine->control_working = false;
+        bb_ns_t next = pause_step_locked(engine, ctx);
         if (engine->retired != NULL || engine->service != NULL) {
             continue;
         }
-        if (engine->control_stop) {
-            break;
-        }
-        if (next == UINT64_MAX) {
-            if (engine->requests == NULL) {
-                pthread_cond_wait(&engine->control_wake, &engine->control);
+        if (engine->requests == NULL) {
+            if (engine->control_stop) {
+                break;
             }
-        } else {
-            struct timespec until = {(time_t)(next / 1000000000u), (long)(next % 1000000000u)};
-            (void)pthread_cond_timedwait(&engine->control_wake, &engine->control, &until);
+            next = UINT64_MAX;
         }
+        wait_until_locked(engine, &engine->control_wake, next);
     }
     pthread_mutex_unlock(&engine->control);
     if (ctx != NULL) {
@@ -516,8 +608,8 @@ int bb_control_start_(struct bb_engine *engine, struct bb_error *err)
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&engine->control_wake, &attr);
+    pthread_cond_init(&engine->changed, &attr);
     pthread_condattr_destroy(&attr);
-    pthread_cond_init(&engine->changed, NULL);
     error = pthread_create(&engine->control_thread, NULL, control_main, engine);
     if (error != 0) {
         return bb_error_set(err, BB_E_SYSTEM, "bb-control can't be started: %s", strerror(error));
