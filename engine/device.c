@@ -83,6 +83,7 @@ int bb_device_create(struct bb_ctx *ctx, const struct bb_device_config *config,
     made->engine = engine;
     made->ops = config->ops;
     made->opaque = config->opaque;
+    made->parts = 1;
     bb_lock_acquire(ctx, &engine->table);
     if (engine->device_count == BB_DEVICES_MAX_) {
         result =
@@ -182,6 +183,10 @@ int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
     struct bb_region *made;
     int result;
 
+    if (bb_ectx_(ctx)->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "device %s is another engine's than the context",
+                            device->name);
+    }
     if (config != NULL && config->klass == BB_CLASS_EXTERNAL_LOCK &&
         engine->external.lock == NULL) {
         return bb_error_set(err, BB_E_UNSUPPORTED,
@@ -323,6 +328,34 @@ void bb_device_notify(struct bb_ctx *ctx, struct bb_device *device, unsigned pin
 /* --- Removal ------------------------------------------------------------------------------------
  */
 
+/*
+ * One of the drains of the device's pins has ended: its own, or that of a region that was removed
+ * by itself. After the last one nothing in rcu/ knows the pins any longer, and the second half of
+ * removal may free them.
+ */
+static void part_drained(struct bb_device *device)
+{
+    /* Acquire and release: the last one comes after all that the others did. */
+    if (bb_fetch_sub_acq_rel(&device->parts, 1) == 1) {
+        bb_control_retire_(device);
+    }
+}
+
+/* Makes callbacks in flight return: here, or, where something is held here, on bb-control. */
+static void cancel(struct bb_ctx *ctx, struct bb_device *device)
+{
+    if (device->ops == NULL || device->ops->cancel == NULL) {
+        return;
+    }
+    if (bb_may_block_(bb_ectx_(ctx))) {
+        device->ops->cancel(ctx, device->opaque);
+    } else {
+        bb_section_enter_(ctx);
+        bb_control_cancel_(device);
+        bb_section_leave_(ctx);
+    }
+}
+
 struct region_removal {
     struct bb_pin_drain_ drain;
     struct bb_engine *engine;
@@ -332,78 +365,98 @@ struct region_removal {
     struct bb_waiter_ *waiter;
 };
 
-static void region_drained(struct bb_pin_drain_ *drain)
+/* On bb-complete. */
+static void region_complete(struct bb_rcu_head *head)
 {
-    struct region_removal *removal = BB_CONTAINER_OF(drain, struct region_removal, drain);
-    struct bb_heap *heap = removal->engine->heap;
+    struct region_removal *removal = BB_CONTAINER_OF(head, struct region_removal, drain.head);
     void (*done)(void *) = removal->done;
     void *opaque = removal->opaque;
-    struct bb_waiter_ *waiter = removal->waiter;
 
-    bb_region_free_(heap, removal->region);
-    bb_heap_free(heap, removal, sizeof(*removal));
-    if (waiter != NULL) {
-        bb_waiter_signal_(waiter);
-    } else if (done != NULL) {
+    bb_heap_free(removal->engine->heap, removal, sizeof(*removal));
+    if (done != NULL) {
         done(opaque);
     }
 }
 
-/* Takes a region from its device's list, so that the device's removal does not see it. */
-static int device_lose_region(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err)
+/* On bb-reclaim, so that the device's own removal never waits for somebody's `done`. */
+static void region_drained(struct bb_pin_drain_ *drain)
+{
+    struct region_removal *removal = BB_CONTAINER_OF(drain, struct region_removal, drain);
+    struct bb_engine *engine = removal->engine;
+    struct bb_waiter_ *waiter = removal->waiter;
+    struct bb_device *device = removal->region->owner;
+
+    bb_region_free_(engine->heap, removal->region);
+    if (device != NULL) {
+        part_drained(device);
+    }
+    if (waiter != NULL) {
+        bb_heap_free(engine->heap, removal, sizeof(*removal));
+        bb_waiter_signal_(waiter);
+    } else {
+        bb_rcu_complete_now_(engine->rcu, &removal->drain.head, region_complete);
+    }
+}
+
+/*
+ * Unmaps a region and takes it from its device's list, so that the device's removal does not see
+ * it. Under the table lock as a whole, as the first half of a device's removal is: each of the two
+ * finds the other not begun, or past the point where it can fail.
+ */
+static int region_retire(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err)
 {
     struct bb_device *device = region->owner;
     int result = BB_E_STATE;
+    size_t i = 0;
 
     if (device == NULL) {
-        return BB_OK;
+        return bb_regions_retire_(ctx, &region, 1, err);
     }
     bb_lock_acquire(ctx, &device->engine->table);
     if (bb_load_relaxed(&device->removing) == 0) { /* set under the table lock */
-        for (size_t i = 0; i < device->region_count; i++) {
-            if (device->regions[i] == region) {
-                device->regions[i] = device->regions[--device->region_count];
-                result = BB_OK;
-                break;
-            }
+        while (i < device->region_count && device->regions[i] != region) {
+            i++;
         }
+        if (i < device->region_count) {
+            result = bb_regions_retire_(ctx, &region, 1, err);
+        } else {
+            bb_error_set(err, result, "region %s is being removed already", region->name);
+        }
+    } else {
+        bb_error_set(err, result, "region %s is being removed already, with its device",
+                     region->name);
+    }
+    if (result == BB_OK) {
+        device->regions[i] = device->regions[--device->region_count];
+        /* Relaxed: the device's own part is still there, and is dropped after this lock's next
+         * holder has set `removing`. */
+        (void)bb_fetch_add_relaxed(&device->parts, 1);
     }
     bb_lock_release(ctx, &device->engine->table);
-    return result == BB_OK
-               ? BB_OK
-               : bb_error_set(err, result, "region %s is being removed already", region->name);
-}
-
-/* Puts it back: its place is still there, unless others were added; then it gets a new one. */
-static void device_regain_region(struct bb_ctx *ctx, struct bb_region *region)
-{
-    struct bb_device *device = region->owner;
-
-    bb_lock_acquire(ctx, &device->engine->table);
-    if (regions_reserve_locked(device)) {
-        device->regions[device->region_count++] = region;
-    }
-    bb_lock_release(ctx, &device->engine->table);
+    return result;
 }
 
 static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*done)(void *opaque),
                          void *opaque, struct bb_waiter_ *waiter, struct bb_error *err)
 {
     struct bb_engine *engine = bb_ectx_(ctx)->engine;
-    struct bb_device *device = region->owner;
-    struct region_removal *removal = bb_heap_alloc(engine->heap, sizeof(*removal));
+    struct region_removal *removal;
     int result;
 
+    if (region == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no region to remove: it is NULL");
+    }
+    if (region->owner != NULL && region->owner->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "region %s is another engine's than the context",
+                            region->name);
+    }
+    removal = bb_heap_alloc(engine->heap, sizeof(*removal));
     if (removal == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "removing region %s: out of memory", region->name);
     }
-    result = device_lose_region(ctx, region, err);
-    if (result == BB_OK) {
-        result = bb_regions_retire_(ctx, &region, 1, err);
-        if (result != BB_OK && device != NULL) {
-            device_regain_region(ctx, region);
-        }
-    }
+    struct bb_device *device = region->owner;
+    bool sleeps = region->klass >= BB_CLASS_MAY_SLEEP;
+    result = region_retire(ctx, region, err);
     if (result != BB_OK) {
         bb_heap_free(engine->heap, removal, sizeof(*removal));
         return result;
@@ -413,12 +466,14 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     removal->done = done;
     removal->opaque = opaque;
     removal->waiter = waiter;
-    if (device != NULL && device->ops != NULL && device->ops->cancel != NULL &&
-        region->klass >= BB_CLASS_MAY_SLEEP) {
-        device->ops->cancel(ctx, device->opaque);
+    if (device != NULL && sleeps) {
+        cancel(ctx, device);
     }
     bb_pins_drain_(engine->rcu, device != NULL ? &device->pins : NULL, &removal->drain,
-                   waiter != NULL ? BB_ON_RECLAIM_ : BB_ON_COMPLETION_, region_drained);
+                   BB_ON_RECLAIM_, region_drained);
+    if (ctx->throttle) {
+        bb_rcu_throttle_(ctx); /* could not wait under the table lock */
+    }
     return BB_OK;
 }
 
@@ -454,7 +509,7 @@ int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region, struct b
 
 static void device_drained(struct bb_pin_drain_ *drain)
 {
-    bb_control_retire_(BB_CONTAINER_OF(drain, struct bb_device, drain));
+    part_drained(BB_CONTAINER_OF(drain, struct bb_device, drain));
 }
 
 /* Destroys a device of which nothing is left but itself. */
@@ -529,21 +584,31 @@ void bb_device_retire_(struct bb_ctx *ctx, struct bb_device *device)
 static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*done)(void *opaque),
                          void *opaque, struct bb_waiter_ *waiter, struct bb_error *err)
 {
-    struct bb_engine *engine = device->engine;
+    struct bb_engine *engine = bb_ectx_(ctx)->engine;
     int result;
 
+    if (device == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no device to remove: it is NULL");
+    }
+    if (device->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "device %s is another engine's than the context",
+                            device->name);
+    }
     bb_lock_acquire(ctx, &engine->table);
-    result = bb_load_relaxed(&device->removing) != 0 ? BB_E_STATE : BB_OK;
-    /* Release: pairs with the acquire loads on expiry, arming and draining. */
-    bb_store_release(&device->removing, 1);
+    if (bb_load_relaxed(&device->removing) != 0) { /* written under the table lock */
+        result = bb_error_set(err, BB_E_STATE, "device %s is being removed already", device->name);
+    } else {
+        /* First what can fail. While `removing` is not set, expiries, arming and the inbox go on:
+         * nothing is lost where this fails. */
+        result = bb_regions_retire_(ctx, device->regions, device->region_count, err);
+    }
+    if (result == BB_OK) {
+        /* Release: pairs with the acquire loads on expiry, arming and draining. From here on
+         * `regions`, `timers` and `sources` do not change: creation and region removal refuse. */
+        bb_store_release(&device->removing, 1);
+    }
     bb_lock_release(ctx, &engine->table);
     if (result != BB_OK) {
-        return bb_error_set(err, result, "device %s is being removed already", device->name);
-    }
-    /* From here on `regions` does not change: creation and region removal are refused. */
-    result = bb_regions_retire_(ctx, device->regions, device->region_count, err);
-    if (result != BB_OK) {
-        bb_store_release(&device->removing, 0);
         return result;
     }
     for (struct bb_device_timer *t = device->timers; t != NULL; t = t->next) {
@@ -553,10 +618,11 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
     device->done = done;
     device->done_opaque = opaque;
     device->waiter = waiter;
-    if (device->ops != NULL && device->ops->cancel != NULL) {
-        device->ops->cancel(ctx, device->opaque);
-    }
+    cancel(ctx, device);
     bb_pins_drain_all_(engine->rcu, &device->pins, &device->drain, BB_ON_RECLAIM_, device_drained);
+    if (ctx->throttle) {
+        bb_rcu_throttle_(ctx); /* could not wait under the table lock */
+    }
     return BB_OK;
 }
 

@@ -24,8 +24,9 @@ struct bb_device_timer;
 struct bb_device_ops {
     /*
      * Make MAY_SLEEP or EXTERNAL_LOCK callbacks of this device that are in flight return soon.
-     * Called by pause and removal, on any thread, with nothing held, perhaps several times; must
-     * not block. NULL: they are waited for.
+     * Called by pause and removal, on any thread (on bb-control where the removal was asked for
+     * with something held), with nothing held, perhaps several times; must not block. NULL: they
+     * are waited for.
      */
     void (*cancel)(struct bb_ctx *ctx, void *opaque);
     /*

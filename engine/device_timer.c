@@ -89,6 +89,10 @@ int bb_device_timer_create(struct bb_ctx *ctx, struct bb_device *device,
 {
     struct bb_engine *engine = device->engine;
 
+    if (bb_ectx_(ctx)->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "device %s is another engine's than the context",
+                            device->name);
+    }
     if (config == NULL || config->expired == NULL) {
         return bb_error_set(err, BB_E_INVAL, "a timer of %s has no expired function", device->name);
     }

@@ -31,6 +31,13 @@ static void ctx_fini(struct bb_ctx *ctx)
     struct bb_ectx_ *e = bb_ectx_(ctx);
     struct bb_engine *engine = e->engine;
 
+    /* Nothing that it posted keeps a device after it; where the thread ended in a callback the
+     * chain can't be finished any more. */
+    if (e->active || e->chain.epilogue) {
+        bb_chain_drop_(e);
+    } else {
+        bb_chain_settle_(e);
+    }
     pthread_mutex_lock(&engine->gone_mutex);
     add_counts(&engine->gone, &e->counts);
     for (size_t i = 0; i < sizeof(e->counts) / sizeof(uint64_t); i++) {
@@ -307,13 +314,19 @@ static int check_empty(struct bb_engine *engine, struct bb_error *err)
         return bb_error_set(err, BB_E_STATE,
                             "thread %s is still attached; bb_ctx_detach() it first", search.name);
     }
-    /* No context is left, so nobody else is in the tables. */
+    /* Not by bb_lock_acquire(): no context is left but the engine's own. bb-control may be ending a
+     * removal. */
+    char name[BB_CTX_NAME_BYTES] = "";
+    bool removing = false;
+    pthread_mutex_lock(&engine->table.mutex);
     if (engine->devices != NULL) {
-        return bb_error_set(err, BB_E_STATE, "device %s is still there; remove it first%s",
-                            engine->devices->name,
-                            bb_load_relaxed(&engine->devices->removing) != 0
-                                ? " (its removal has begun: wait for its completion)"
-                                : "");
+        memcpy(name, engine->devices->name, sizeof(name));
+        removing = bb_load_relaxed(&engine->devices->removing) != 0;
+    }
+    pthread_mutex_unlock(&engine->table.mutex);
+    if (name[0] != '\0') {
+        return bb_error_set(err, BB_E_STATE, "device %s is still there; remove it first%s", name,
+                            removing ? " (its removal has begun: wait for its completion)" : "");
     }
     if (engine->lines != NULL) {
         return bb_error_set(err, BB_E_STATE, "line %s is still there; bb_line_destroy() it first",

@@ -231,6 +231,8 @@ struct bb_device {
     uint64_t inbox_pins;                  /* (a) */
     struct bb_device_timer *inbox_timers; /* (a) a stack */
     struct bb_pins_ pins;
+    uint32_t parts; /* (a) drains of `pins` to come: its own, and one for each region that is being
+                       removed by itself */
     uint32_t removing;        /* (a) set once, under the table lock */
     struct bb_engine *engine; /* immutable from here on */
     const struct bb_device_ops *ops;
@@ -248,6 +250,7 @@ struct bb_device {
     /* Guarded by the engine's control mutex. */
     struct bb_device *service_next;
     bool service_queued;
+    bool cancel_wanted;
     unsigned service_pin;
     struct bb_device *retired_next;
     /* The remover's. */
@@ -318,6 +321,7 @@ void bb_busy_clear_(struct bb_ectx_ *e);
 int bb_control_start_(struct bb_engine *engine, struct bb_error *err);
 void bb_control_stop_(struct bb_engine *engine);
 void bb_control_service_(struct bb_device *device);
+void bb_control_cancel_(struct bb_device *device);
 void bb_control_retire_(struct bb_device *device);
 
 /* device.c */

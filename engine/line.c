@@ -44,6 +44,10 @@ int bb_line_create(struct bb_ctx *ctx, const char *name, const struct bb_line_si
     if (sink != NULL && sink->notify == NULL) {
         return bb_error_set(err, BB_E_INVAL, "line %s: its sink has no notify function", name);
     }
+    if (sink != NULL && sink->device != NULL && sink->device->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "line %s: its sink, device %s, is another engine's",
+                            name, sink->device->name);
+    }
     struct bb_line *made = bb_heap_alloc(engine->heap, sizeof(*made));
     struct bb_line_sink_box_ *box = NULL;
     if (sink != NULL) {
@@ -72,6 +76,11 @@ int bb_line_destroy(struct bb_ctx *ctx, struct bb_line *line, struct bb_error *e
 {
     struct bb_engine *engine = line->engine;
     int sources;
+
+    if (bb_ectx_(ctx)->engine != engine) {
+        return bb_error_set(err, BB_E_INVAL, "line %s is another engine's than the context",
+                            line->name);
+    }
 
     bb_lock_acquire(ctx, &engine->table);
     sources = __builtin_popcount(line->source_bits);
@@ -115,8 +124,15 @@ int bb_source_create(struct bb_ctx *ctx, struct bb_device *device, struct bb_lin
                      struct bb_source **source, struct bb_error *err)
 {
     struct bb_engine *engine = device->engine;
-    struct bb_source *made = bb_heap_alloc(engine->heap, sizeof(*made));
     int result = BB_OK;
+
+    if (bb_ectx_(ctx)->engine != engine || (line != NULL && line->engine != engine)) {
+        return bb_error_set(err, BB_E_INVAL,
+                            "a source of %s: the context, the device and the line must be of one "
+                            "engine",
+                            device->name);
+    }
+    struct bb_source *made = bb_heap_alloc(engine->heap, sizeof(*made));
 
     if (made == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "a source of %s: out of memory", device->name);

@@ -505,12 +505,12 @@ bool bb_engine_paused(struct bb_engine *engine)
 /* --- bb-control ---------------------------------------------------------------------------------
  */
 
-/* Has bb-control look at the device's inbox. From any thread, in a section of the device's. */
-void bb_control_service_(struct bb_device *device)
+static void queue_service(struct bb_device *device, bool cancel)
 {
     struct bb_engine *engine = device->engine;
 
     pthread_mutex_lock(&engine->control);
+    device->cancel_wanted |= cancel;
     if (!device->service_queued) {
         device->service_queued = true;
         device->service_pin = bb_pins_get_(&device->pins);
@@ -519,6 +519,18 @@ void bb_control_service_(struct bb_device *device)
         pthread_cond_signal(&engine->control_wake);
     }
     pthread_mutex_unlock(&engine->control);
+}
+
+/* Has bb-control look at the device's inbox. From any thread, in a section of the device's. */
+void bb_control_service_(struct bb_device *device)
+{
+    queue_service(device, false);
+}
+
+/* Has bb-control call the device's cancel hook, which wants nothing held. Likewise. */
+void bb_control_cancel_(struct bb_device *device)
+{
+    queue_service(device, true);
 }
 
 /* Has bb-control do the second half of a removal. */
@@ -551,7 +563,12 @@ static bool control_work_locked(struct bb_engine *engine)
         engine->service = device->service_next;
         device->service_queued = false;
         unsigned pin = device->service_pin;
+        bool cancel = device->cancel_wanted;
+        device->cancel_wanted = false;
         pthread_mutex_unlock(&engine->control);
+        if (cancel) {
+            device->ops->cancel(ctx, device->opaque);
+        }
         bb_section_enter_(ctx);
         bb_device_try_drain_(ctx, device);
         bb_section_leave_(ctx);
