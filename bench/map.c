@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 #include <time.h>
+#include <urcu/urcu-memb.h>
 
 #include "../base/atomic.h"
 #include "bench.h"
@@ -123,7 +124,7 @@ void bench_grace(const struct bench_options *options)
 {
     struct bench_machine machine, *machines[] = {&machine};
     static struct bench_team team;
-    struct bench_samples grace = {0};
+    struct bench_samples grace = {0}, bare = {0};
     const struct timespec apart = {.tv_nsec = 1200000}; /* no pacing: at most 1 000 a second */
     uint64_t begin_ns, until_ns;
 
@@ -141,12 +142,20 @@ void bench_grace(const struct bench_options *options)
             bench_die(NULL, "a grace period was refused");
         }
         bench_add(&grace, (double)(bench_now_ns() - from_ns) / 1000);
+        /* The same readers: liburcu's registry is the process's. */
+        nanosleep(&apart, NULL);
+        from_ns = bench_now_ns();
+        urcu_memb_synchronize_rcu();
+        bench_add(&bare, (double)(bench_now_ns() - from_ns) / 1000);
         bench_progress((double)(bench_now_ns() - begin_ns) / (options->seconds * 2e9));
     } while (bench_now_ns() < until_ns);
     bench_report(BENCH_AT_MOST, 2, bench_median(&grace), "us",
-                 "grace period with 64 idle contexts, p50", "p10 %.2f, p99 %.2f us; %zu",
-                 bench_quantile(&grace, 0.1), bench_quantile(&grace, 0.99), grace.count);
+                 "grace period with 64 idle contexts, p50",
+                 "p10 %.2f, p99 %.2f us; liburcu's own p50 %.2f, p10 %.2f us; %zu",
+                 bench_quantile(&grace, 0.1), bench_quantile(&grace, 0.99), bench_median(&bare),
+                 bench_quantile(&bare, 0.1), grace.count);
     bench_free(&grace);
+    bench_free(&bare);
     bench_team_destroy(&team);
     bench_machine_destroy(&machine);
     if (bench_cores() >= 2) {
