@@ -160,10 +160,11 @@ void storm_sum_add(struct storm_sum *sum, const struct storm_vcpu *vcpu)
         latency->reads += reading->reads;
         latency->backward_self += reading->backward_self;
         latency->backward_cross += reading->backward_cross;
+        /* One that has not read (whoever holds a lock in the noisy phase) has no times. */
         if (reading->reads && (sum->end[phase] == 0 || reading->begin < sum->begin[phase])) {
             sum->begin[phase] = reading->begin;
         }
-        if (reading->end > sum->end[phase]) {
+        if (reading->reads && reading->end > sum->end[phase]) {
             sum->end[phase] = reading->end;
         }
         sum->latency_sum[phase] += (double)reading->latency_sum;
@@ -266,6 +267,10 @@ bool bb_storm_ok(const struct bb_storm_results *results)
              results->reading[phase].backward_cross == 0;
         ok = ok && (!(results->phases & 1u << phase) || results->reading[phase].reads != 0);
     }
+    ok = ok && (!(results->phases & 1u << STORM_TORTURE) || results->toggles != 0);
+    /* A vCPU alone has no neighbour. */
+    ok =
+        ok && (!(results->phases & 1u << STORM_NOISY) || results->vcpus < 2 || results->holds != 0);
     for (unsigned route = 0; route < STORM_ROUTES; route++) {
         ok = ok && results->arrived[route] == results->programmed[route] &&
              results->spurious[route] <= (route == STORM_LEVEL ? results->ended_early : 0);

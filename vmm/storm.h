@@ -110,8 +110,9 @@ int bb_storm_collect(const void *ram, uint64_t ram_bytes, const struct bb_storm_
                      struct bb_error *err);
 
 /*
- * True where it finished, nothing went backwards and no interrupt was lost or came unasked, apart
- * from level interrupts that came again because KVM had ended them early.
+ * True where it finished, the counter was toggled and the neighbour was noisy in their phases,
+ * nothing went backwards and no interrupt was lost or came unasked, apart from level interrupts
+ * that came again because KVM had ended them early.
  */
 bool bb_storm_ok(const struct bb_storm_results *results);
 

@@ -89,6 +89,9 @@ enum storm_failure {
     STORM_FAIL_CONTEXT,      /* a host thread could not be attached to the engine */
 };
 
+/* Others read until vCPU 0 has toggled or held so often, however fast they are: overlap is real. */
+enum { STORM_TURNS_MIN = 4 };
+
 struct storm_control {
     /* Written by the host before the start, then constant. */
     uint64_t magic;
@@ -116,6 +119,7 @@ struct storm_control {
     _Alignas(64) uint32_t barrier_arrived;
     uint32_t barrier_turn;
     _Alignas(64) uint64_t counter_max; /* the largest counter value that anyone has read */
+    _Alignas(64) uint64_t turns;       /* toggles or holds of vCPU 0 in the phase that runs */
     _Alignas(64) uint32_t readers_left;
     uint32_t ready;                         /* vCPU 0 has made the IDT */
     _Alignas(64) uint32_t ioapic_lock;      /* guards IOREGSEL and IOWIN */

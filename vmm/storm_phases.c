@@ -95,12 +95,24 @@ static uint64_t ns_to_ticks(const struct storm_control *control, uint64_t ns)
     return ns * control->tsc_khz / 1000000;
 }
 
+/* Relaxed: how often vCPU 0 has had its turn is a number and no more. */
+static void turn_taken(struct storm_cpu *cpu, uint64_t turns)
+{
+    bb_store_relaxed(&cpu->control->turns, turns);
+}
+
+static bool turns_missing(struct storm_cpu *cpu, enum storm_phase phase)
+{
+    return phase != STORM_READ && cpu->control->vcpus > 1 &&
+           bb_load_relaxed(&cpu->control->turns) < STORM_TURNS_MIN;
+}
+
 static void read_run(struct storm_cpu *cpu, enum storm_phase phase, uint64_t count,
                      uint64_t think_ns)
 {
     struct reader reader = reader_begin(cpu, phase);
     reader.think_ticks = ns_to_ticks(cpu->control, think_ns);
-    for (uint64_t i = 0; i < count && !storm_stopped(cpu); i++) {
+    for (uint64_t i = 0; (i < count || turns_missing(cpu, phase)) && !storm_stopped(cpu); i++) {
         if (reader.think_ticks) {
             wait_ticks(reader.think_ticks);
         }
@@ -129,7 +141,7 @@ static void toggle(struct reader *reader)
     uint64_t halted = reader_read(reader);
     cpu->self->halted_moved += reader_read(reader) != halted;
     storm_write64(cpu, conf_gpa, HPET_ENABLE_CNF);
-    cpu->self->toggles++;
+    turn_taken(cpu, ++cpu->self->toggles);
 }
 
 static void torture_run(struct storm_cpu *cpu)
@@ -164,7 +176,7 @@ static void noisy_run(struct storm_cpu *cpu)
     }
     while (readers_left(cpu)) {
         storm_write64(cpu, control->device_gpa + STORM_DEVICE_HOLD_NS, control->hold_ns);
-        cpu->self->holds++;
+        turn_taken(cpu, ++cpu->self->holds);
         if (rest_ticks) {
             wait_ticks(rest_ticks);
         }
@@ -191,7 +203,8 @@ static bool phase_begins(struct storm_cpu *cpu, enum storm_phase phase)
         return false;
     }
     if (cpu->index == 0) {
-        /* Relaxed: the barrier orders it before everyone's use. */
+        /* Relaxed: the barrier orders both before everyone's use. */
+        bb_store_relaxed(&control->turns, 0);
         bb_store_relaxed(&control->readers_left, control->vcpus > 1 ? control->vcpus - 1 : 1);
     }
     storm_barrier(cpu);

@@ -36,6 +36,8 @@ static struct image good_image(void)
             reading->latency_sum = 500;
             reading->hist[storm_hist_bucket(50)] = 10;
         }
+        image.vcpu[i]->toggles = i == 0 ? 5 : 0;
+        image.vcpu[i]->holds = i == 0 ? 5 : 0;
         image.vcpu[i]->timers.programmed[STORM_MSI] = 3;
         image.vcpu[i]->timers.arrived[STORM_MSI] = 3;
     }
@@ -66,7 +68,7 @@ Test(storm_report, good_results_are_ok_and_summed_up)
 
 Test(storm_report, each_thing_that_can_be_wrong_fails_the_verdict)
 {
-    enum { FAULTS = 11 };
+    enum { FAULTS = 13 };
     for (unsigned fault = 0; fault < FAULTS; fault++) {
         struct image image = good_image();
         struct storm_vcpu *vcpu = image.vcpu[1];
@@ -101,6 +103,12 @@ Test(storm_report, each_thing_that_can_be_wrong_fails_the_verdict)
         case 9:
             vcpu->timers.spurious[STORM_LEVEL] = 1;
             break;
+        case 10:
+            image.vcpu[0]->toggles = 0;
+            break;
+        case 11:
+            image.vcpu[0]->holds = 0;
+            break;
         default:
             image.vcpu[0]->reading[STORM_NOISY].reads = 0;
             vcpu->reading[STORM_NOISY].reads = 0;
@@ -123,6 +131,16 @@ Test(storm_report, level_interrupt_that_came_twice_is_excused_only_where_kvm_end
     image.vcpu[1]->timers.ended_early = 1;
     results = collect(&image);
     cr_assert_not(bb_storm_ok(&results));
+}
+
+Test(storm_report, vcpu_that_read_nothing_does_not_stretch_the_time_of_a_phase)
+{
+    struct image image = good_image();
+    struct storm_reading *holder = &image.vcpu[0]->reading[STORM_NOISY];
+    memset(holder, 0, sizeof(*holder));
+    holder->begin = holder->end = 1;
+    struct bb_storm_results results = collect(&image);
+    cr_assert_float_eq(results.reading[STORM_NOISY].per_second, 10e6, 1);
 }
 
 Test(storm_report, failure_of_a_guest_is_put_into_words)
