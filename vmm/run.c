@@ -279,6 +279,7 @@ static int run_storm(const struct bb_options *options, int signal_fd)
         .lock_mode = options->lock_mode,
         .threads = threads,
         .seconds = options->seconds,
+        .serial = &options->serial,
     };
     struct bb_storm_results results;
     struct bb_run_outcome outcome;

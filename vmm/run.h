@@ -32,6 +32,7 @@ struct bb_storm_run {
     bool threads;     /* on host threads, without KVM */
     bool bare;        /* in a guest whose MMIO is answered without the engine: the limit */
     unsigned seconds; /* 0: no limit */
+    const struct bb_serial_config *serial; /* its file is made, though the storm prints nothing */
 };
 
 struct bb_run_outcome {

@@ -47,6 +47,20 @@ static int create_machine(const struct bb_storm_run *run, struct bb_machine_conf
     return BB_OK;
 }
 
+/* Last before the start, so that a run that can't start leaves the file as it was. */
+static int make_serial_file(const struct bb_storm_run *run, struct bb_error *err)
+{
+    struct bb_serial *serial;
+    if (run->serial == NULL || run->serial->kind != BB_SERIAL_FILE) {
+        return BB_OK;
+    }
+    int rc = bb_serial_open(run->serial, &serial, err);
+    if (rc == BB_OK) {
+        bb_serial_close(serial);
+    }
+    return rc;
+}
+
 /* Everything up to the first instruction. */
 static int prepare_guest(struct bb_kvm *kvm, struct bb_machine *machine,
                          struct bb_storm_params *params, struct bb_error *err)
@@ -87,6 +101,9 @@ static int run_guest(const struct bb_storm_run *run, struct bb_stop *stop, int s
         goto close_kvm;
     }
     rc = prepare_guest(kvm, machine, &params, err);
+    if (rc == BB_OK) {
+        rc = make_serial_file(run, err);
+    }
     if (rc == BB_OK) {
         struct bb_kvm_target target = {
             .engine = machine->engine,
@@ -161,6 +178,10 @@ static int run_threads(const struct bb_storm_run *run, struct bb_stop *stop, int
         .results = results,
         .err = err,
     };
+    rc = make_serial_file(run, err);
+    if (rc != BB_OK) {
+        goto destroy;
+    }
     double began = now_seconds();
     int failed = pthread_create(&thread, NULL, work, &worker);
     if (failed != 0) {
@@ -173,6 +194,7 @@ static int run_threads(const struct bb_storm_run *run, struct bb_stop *stop, int
         outcome->engine = bb_engine_stats(machine->ctx);
         rc = worker.rc;
     }
+destroy:;
     int destroyed = bb_machine_destroy(machine, rc == BB_OK ? err : NULL);
     bb_storm_inbox_free(inbox);
     return rc == BB_OK ? destroyed : rc;
