@@ -104,7 +104,7 @@ BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region,
  * both on bb-complete.
  * Returns BB_OK; BB_E_STATE where it is being removed already; BB_E_NOMEM, with nothing done.
  * Threads: the context's own; callable anywhere, also in the device's own callback, where it
- * completes after that callback has returned. Never waits.
+ * completes after that callback has returned. Never waits for a callback.
  */
 BB_API int bb_device_remove(struct bb_ctx *ctx, struct bb_device *device,
                             void (*done)(void *opaque), void *opaque, struct bb_error *err);

@@ -6,8 +6,8 @@
  *
  * Ownership: bb_engine_create() to bb_engine_destroy(); regions, spaces, devices, lines belong to
  * the engine they were made in. Threads: every thread that calls in has a context of this engine,
- * except where a function says otherwise. The engine has four threads of its own at most:
- * bb-reclaim, bb-complete, bb-timers and, once a pause is asked for asynchronously, bb-control.
+ * except where a function says otherwise. The engine has threads of its own: bb-reclaim,
+ * bb-complete, bb-control and, where its clock follows host time, bb-timers.
  *
  *   | function          | vCPU thread | control thread | in a callback       |
  *   |-------------------|-------------|----------------|---------------------|

@@ -63,7 +63,8 @@ static int gate_meet(struct bb_ectx_ *e)
     bb_count_(e, gate_waits);
     pthread_mutex_lock(&engine->control);
     if (engine->pause_state == BB_CLOSING_ && (holds || external)) {
-        bb_store_release(&e->busy, 1); /* under the mutex under which CLOSED is decided */
+        /* Pairs with scan_busy(); under the mutex under which CLOSED is decided. */
+        bb_store_release(&e->busy, 1);
         verdict = 0;
     } else if (engine->pause_state != BB_OPEN_) {
         if (holds || external) {

@@ -181,7 +181,7 @@ static int write_status(struct bb_ctx *ctx, struct bb_hpet *hpet, uint64_t value
     uint64_t cleared = before & value & mask;
     unsigned i;
 
-    bb_store_release(&hpet->status, before & ~cleared); /* pairs with the read in read_other() */
+    bb_store_release(&hpet->status, before & ~cleared); /* pairs with the read in read_register() */
     for (i = 0; i < hpet->timer_count; i++) {
         if ((cleared & BB_BIT64(i)) != 0) {
             bb_hpet_relevel_(ctx, &hpet->timer[i]);
@@ -263,7 +263,7 @@ static int write_timer_config(struct bb_ctx *ctx, struct bb_hpet_timer_ *timer, 
     }
     bb_hpet_publish_(timer, false);
     if (!bb_hpet_is_level_(timer)) {
-        /* Relaxed: the lock orders writers. The store pairs with the read in read_other(). */
+        /* Relaxed: the lock orders writers. The store pairs with the read in read_register(). */
         uint64_t status = bb_load_relaxed(&hpet->status);
 
         bb_store_release(&hpet->status, status & ~BB_BIT64(timer->index));
