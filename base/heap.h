@@ -40,6 +40,7 @@ struct bb_heap_usage {
 /*
  * Creates a heap. `allocator` NULL means the built-in one.
  * Returns BB_OK, or BB_E_NOMEM, or BB_E_INVAL for an allocator with a NULL function.
+ * Threads: any. Lifetime: until bb_heap_destroy(); `allocator` is copied, its `opaque` kept.
  */
 BB_API int bb_heap_create(const struct bb_allocator *allocator, struct bb_heap **heap,
                           struct bb_error *err);
@@ -47,19 +48,26 @@ BB_API int bb_heap_create(const struct bb_allocator *allocator, struct bb_heap *
 /*
  * Destroys a heap. Returns BB_OK, or BB_E_STATE with the number of blocks and bytes in the text
  * where something is still allocated; then the heap lives on and nothing was done.
+ * Threads: one, while no other uses the heap.
  */
 BB_API int bb_heap_destroy(struct bb_heap *heap, struct bb_error *err);
 
-/* Zeroed memory of `bytes`, aligned to 16, or NULL. */
+/*
+ * Returns zeroed memory of `bytes`, aligned to 16, or NULL.
+ * Threads: any; may take the allocator's lock. Lifetime: until bb_heap_free().
+ */
 BB_API void *bb_heap_alloc(struct bb_heap *heap, size_t bytes);
 
-/* Zeroed memory of `bytes`, aligned to `align` (a power of two, 8 to 4096), or NULL. */
+/* The same, aligned to `align`, a power of two from 8 to 4096. Threads, lifetime: as above. */
 BB_API void *bb_heap_alloc_aligned(struct bb_heap *heap, size_t bytes, size_t align);
 
-/* Gives memory back; NULL is allowed. `bytes` is what it was asked with. */
+/*
+ * Gives memory back; NULL is allowed. `bytes` is what it was asked with.
+ * Threads: any, also another than the one that asked for it; may take the allocator's lock.
+ */
 BB_API void bb_heap_free(struct bb_heap *heap, void *memory, size_t bytes);
 
-/* What is allocated at this moment. */
+/* Returns what is allocated at this moment. Threads: any; each figure is exact on its own. */
 BB_API struct bb_heap_usage bb_heap_usage(struct bb_heap *heap);
 
 BB_END_DECLS

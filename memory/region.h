@@ -119,10 +119,13 @@ struct bb_ram_config {
 BB_API int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config,
                          struct bb_region **region, struct bb_error *err);
 
-/* The host address of a RAM region's first byte; NULL for other regions. */
+/* Returns the host address of RAM's first byte; NULL for other regions. Threads: any; wait-free. */
 BB_API void *bb_region_host(const struct bb_region *region);
 
-/* Name and size as configured, and the device's table of paths with its length. */
+/*
+ * Name, size and class as configured, and the device's table of paths with its length.
+ * Threads: any; wait-free. Lifetime: what is returned is the region's.
+ */
 BB_API const char *bb_region_name(const struct bb_region *region);
 BB_API uint64_t bb_region_size(const struct bb_region *region);
 BB_API enum bb_class bb_region_class(const struct bb_region *region);

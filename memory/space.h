@@ -41,11 +41,13 @@ enum { BB_SPACES_MAX = 64 };
 BB_API int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
                            struct bb_space **space, struct bb_error *err);
 
+/* Its name, as configured. Threads: any; wait-free. Lifetime: the space's. */
 BB_API const char *bb_space_name(const struct bb_space *space);
 
 /*
  * Begins a transaction. Nothing is locked until it is committed.
- * Returns BB_OK or BB_E_NOMEM.
+ * Returns BB_OK or BB_E_NOMEM. Threads: the context's own; allocates.
+ * Lifetime: until bb_txn_commit() or bb_txn_abort(), on the same thread.
  */
 BB_API int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error *err);
 
@@ -54,6 +56,7 @@ BB_API int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error
  * Whether they fit is judged at commit, in the order they were added, so that one transaction can
  * unmap A and map B in its place.
  * Returns BB_OK; BB_E_NOMEM; BB_E_RANGE where gpa + size wraps or exceeds the space's width.
+ * Threads: the thread that began it; allocates.
  */
 BB_API int bb_txn_map(struct bb_txn *txn, struct bb_space *space, bb_gpa_t gpa,
                       struct bb_region *region, struct bb_error *err);
@@ -71,7 +74,7 @@ BB_API int bb_txn_unmap(struct bb_txn *txn, struct bb_region *region, struct bb_
  */
 BB_API int bb_txn_commit(struct bb_txn *txn, struct bb_error *err);
 
-/* Drops a transaction; nothing of it becomes visible. */
+/* Drops a transaction; nothing of it becomes visible. Threads: the thread that began it. */
 BB_API void bb_txn_abort(struct bb_txn *txn);
 
 /* A transaction of one change. Results and threads as for the parts. */
@@ -81,7 +84,7 @@ BB_API int bb_space_unmap(struct bb_ctx *ctx, struct bb_region *region, struct b
 
 /*
  * Visits what is mapped in a space, in rising order of address, as of one moment. `visit` runs in
- * a read section and stops the walk by returning false.
+ * a read section and stops the walk by returning false. Threads: the context's own.
  */
 BB_API void bb_space_each(struct bb_ctx *ctx, struct bb_space *space,
                           bool (*visit)(void *opaque, bb_gpa_t first, bb_gpa_t last,

@@ -38,10 +38,17 @@ struct bb_i8259_config {
 BB_API int bb_i8259_create(struct bb_ctx *ctx, const struct bb_i8259_config *config,
                            struct bb_i8259 **pic, struct bb_error *err);
 
+/* The device, for removal; and the region of one part. Threads: any; wait-free. */
 BB_API struct bb_device *bb_i8259_device(const struct bb_i8259 *pic);
 BB_API struct bb_region *bb_i8259_region(const struct bb_i8259 *pic, enum bb_i8259_part part);
 
-/* As for the I/O APIC: what to create an input's line with, and telling the input its line. */
+/*
+ * What bb_line_create() connects a line to an input with (a sink that does nothing for a pin that
+ * isn't there), and telling the input which line to pull; NULL disconnects it.
+ * bb_i8259_connect() returns BB_OK; BB_E_RANGE for such a pin and for 2, the cascade; BB_E_EXIST
+ * where it has a line.
+ * Threads: control, while the line's sources are silent. Lifetime: disconnect before the line goes.
+ */
 BB_API struct bb_line_sink bb_i8259_line_sink(struct bb_i8259 *pic, unsigned pin);
 BB_API int bb_i8259_connect(struct bb_ctx *ctx, struct bb_i8259 *pic, unsigned pin,
                             struct bb_line *line);

@@ -80,8 +80,8 @@ struct bb_ioapic_config {
 BB_API int bb_ioapic_create(struct bb_ctx *ctx, const struct bb_ioapic_config *config,
                             struct bb_ioapic **ioapic, struct bb_error *err);
 
+/* The device, for removal; and its region, 4 KiB, for 0xfec00000. Threads: any; wait-free. */
 BB_API struct bb_device *bb_ioapic_device(const struct bb_ioapic *ioapic);
-/* Its registers: 4 KiB, usually at 0xfec00000. */
 BB_API struct bb_region *bb_ioapic_region(const struct bb_ioapic *ioapic);
 
 /*
@@ -89,7 +89,7 @@ BB_API struct bb_region *bb_ioapic_region(const struct bb_ioapic *ioapic);
  *     sink = bb_ioapic_line_sink(ioapic, 4);
  *     bb_line_create(ctx, "serial", &sink, &line, err);
  *     bb_ioapic_connect(ctx, ioapic, 4, line);
- * A pin number out of range yields a sink that does nothing.
+ * A pin number out of range yields a sink that does nothing. Threads: control.
  */
 BB_API struct bb_line_sink bb_ioapic_line_sink(struct bb_ioapic *ioapic, unsigned pin);
 

@@ -25,11 +25,16 @@ struct bb_debug_exit_config {
     void *opaque;
 };
 
-/* Returns BB_OK; BB_E_INVAL without `exit`; BB_E_NOMEM; what bb_device_create() returns. */
+/*
+ * Creates it. Returns BB_OK; BB_E_INVAL without `exit`; BB_E_NOMEM; what bb_device_create()
+ * returns.
+ * Threads: control, with a context; allocates. Lifetime: until its device is removed.
+ */
 BB_API int bb_debug_exit_create(struct bb_ctx *ctx, const struct bb_debug_exit_config *config,
                                 struct bb_debug_exit **dev, struct bb_error *err);
+
+/* The device, for removal; and its region: 4 ports, usually at 0xf4. Threads: any; wait-free. */
 BB_API struct bb_device *bb_debug_exit_device(const struct bb_debug_exit *dev);
-/* Its register: 4 ports, usually at 0xf4. */
 BB_API struct bb_region *bb_debug_exit_region(const struct bb_debug_exit *dev);
 
 BB_END_DECLS

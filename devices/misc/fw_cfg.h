@@ -35,6 +35,7 @@ struct bb_fw_cfg_config {
 /*
  * Creates it with the items named above. Returns BB_OK; BB_E_INVAL without a configuration;
  * BB_E_NOMEM; what bb_device_create() returns.
+ * Threads: control, with a context; allocates. Lifetime: until its device is removed.
  */
 BB_API int bb_fw_cfg_create(struct bb_ctx *ctx, const struct bb_fw_cfg_config *config,
                             struct bb_fw_cfg **dev, struct bb_error *err);
@@ -43,12 +44,13 @@ BB_API int bb_fw_cfg_create(struct bb_ctx *ctx, const struct bb_fw_cfg_config *c
  * Adds an item; `bytes` is copied. Only before the region is mapped. Returns BB_OK; BB_E_EXIST for
  * a key that is there; BB_E_RANGE for a key with bit 14 set or a size over
  * BB_FW_CFG_ITEM_BYTES_MAX; BB_E_LIMIT past BB_FW_CFG_ITEMS_MAX items; BB_E_NOMEM.
+ * Threads: control, one at a time; allocates. Lifetime: the item's is the device's.
  */
 BB_API int bb_fw_cfg_add(struct bb_ctx *ctx, struct bb_fw_cfg *dev, uint16_t key, const void *bytes,
                          size_t n, struct bb_error *err);
 
+/* The device, for removal; and its region: 2 ports, usually at 0x510. Threads: any; wait-free. */
 BB_API struct bb_device *bb_fw_cfg_device(const struct bb_fw_cfg *dev);
-/* Its registers: 2 ports, usually at 0x510. */
 BB_API struct bb_region *bb_fw_cfg_region(const struct bb_fw_cfg *dev);
 
 BB_END_DECLS

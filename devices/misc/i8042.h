@@ -30,9 +30,14 @@ struct bb_i8042_config {
     void *opaque;
 };
 
-/* Returns BB_OK; BB_E_NOMEM; what bb_device_create() returns. `config` may be NULL. */
+/*
+ * Creates it. Returns BB_OK; BB_E_NOMEM; what bb_device_create() returns. `config` may be NULL.
+ * Threads: control, with a context; allocates. Lifetime: until its device is removed.
+ */
 BB_API int bb_i8042_create(struct bb_ctx *ctx, const struct bb_i8042_config *config,
                            struct bb_i8042 **dev, struct bb_error *err);
+
+/* The device, for removal; and the region of one part. Threads: any; wait-free. */
 BB_API struct bb_device *bb_i8042_device(const struct bb_i8042 *dev);
 BB_API struct bb_region *bb_i8042_region(const struct bb_i8042 *dev, enum bb_i8042_part part);
 

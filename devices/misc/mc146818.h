@@ -25,6 +25,7 @@ struct bb_mc146818_config {
 /*
  * Returns BB_OK; BB_E_RANGE for a base outside those years; BB_E_NOMEM; what bb_device_create()
  * returns. `config` may be NULL: 2000-01-01.
+ * Threads: control, with a context; allocates. Lifetime: until its device is removed.
  */
 BB_API int bb_mc146818_create(struct bb_ctx *ctx, const struct bb_mc146818_config *config,
                               struct bb_mc146818 **dev, struct bb_error *err);
@@ -36,8 +37,8 @@ BB_API int bb_mc146818_create(struct bb_ctx *ctx, const struct bb_mc146818_confi
 BB_API int bb_mc146818_set_byte(struct bb_ctx *ctx, struct bb_mc146818 *dev, uint8_t index,
                                 uint8_t value);
 
+/* The device, for removal; and its region: 2 ports, usually at 0x70. Threads: any; wait-free. */
 BB_API struct bb_device *bb_mc146818_device(const struct bb_mc146818 *dev);
-/* Its registers: 2 ports, usually at 0x70. */
 BB_API struct bb_region *bb_mc146818_region(const struct bb_mc146818 *dev);
 
 BB_END_DECLS

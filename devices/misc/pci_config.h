@@ -21,11 +21,15 @@ struct bb_pci_config_config {
     uint16_t device_id;
 };
 
-/* Returns BB_OK; BB_E_NOMEM; what bb_device_create() returns. `config` may be NULL. */
+/*
+ * Creates it. Returns BB_OK; BB_E_NOMEM; what bb_device_create() returns. `config` may be NULL.
+ * Threads: control, with a context; allocates. Lifetime: until its device is removed.
+ */
 BB_API int bb_pci_config_create(struct bb_ctx *ctx, const struct bb_pci_config_config *config,
                                 struct bb_pci_config **dev, struct bb_error *err);
+
+/* The device, for removal; and its region: 8 ports, usually at 0xcf8. Threads: any; wait-free. */
 BB_API struct bb_device *bb_pci_config_device(const struct bb_pci_config *dev);
-/* Its registers: 8 ports, usually at 0xcf8. */
 BB_API struct bb_region *bb_pci_config_region(const struct bb_pci_config *dev);
 
 BB_END_DECLS

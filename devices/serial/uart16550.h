@@ -42,8 +42,8 @@ struct bb_uart16550_config {
 BB_API int bb_uart16550_create(struct bb_ctx *ctx, const struct bb_uart16550_config *config,
                                struct bb_uart16550 **uart, struct bb_error *err);
 
+/* The device, for removal; and its region: 8 ports, usually at 0x3f8. Threads: any; wait-free. */
 BB_API struct bb_device *bb_uart16550_device(const struct bb_uart16550 *uart);
-/* Its registers: 8 ports, usually at 0x3f8. */
 BB_API struct bb_region *bb_uart16550_region(const struct bb_uart16550 *uart);
 
 /*
@@ -57,7 +57,7 @@ BB_API size_t bb_uart16550_receive(struct bb_ctx *ctx, struct bb_uart16550 *uart
 
 /*
  * The same without flow control, as a wire is: bytes that find no room are lost and set the
- * overrun error.
+ * overrun error. Threads: as for bb_uart16550_receive().
  */
 BB_API void bb_uart16550_receive_raw(struct bb_ctx *ctx, struct bb_uart16550 *uart,
                                      const uint8_t *bytes, size_t n);

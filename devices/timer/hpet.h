@@ -60,11 +60,14 @@ struct bb_hpet_config {
 BB_API int bb_hpet_create(struct bb_ctx *ctx, const struct bb_hpet_config *config,
                           struct bb_hpet **hpet, struct bb_error *err);
 
-/* The device, for removal; and its one region, of class LOCKFREE. */
+/* The device, for removal; and its one region, of class LOCKFREE. Threads: any; wait-free. */
 BB_API struct bb_device *bb_hpet_device(const struct bb_hpet *hpet);
 BB_API struct bb_region *bb_hpet_region(const struct bb_hpet *hpet);
 
-/* The low half of the capability register, as ACPI's HPET table wants it (Event Timer Block ID). */
+/*
+ * Returns the low half of the capability register, as ACPI's HPET table wants it (Event Timer Block
+ * ID). Threads: any; wait-free. Source: IA-PC HPET 1.0a, 2.3.4 and 3.2.4.
+ */
 BB_API uint32_t bb_hpet_block_id(const struct bb_hpet *hpet);
 
 BB_END_DECLS

@@ -34,11 +34,14 @@ struct bb_pmtimer_config {
 BB_API int bb_pmtimer_create(struct bb_ctx *ctx, const struct bb_pmtimer_config *config,
                              struct bb_pmtimer **timer, struct bb_error *err);
 
-/* The device, for removal; and its one region, of class LOCKFREE. */
+/* The device, for removal; and its one region, of class LOCKFREE. Threads: any; wait-free. */
 BB_API struct bb_device *bb_pmtimer_device(const struct bb_pmtimer *timer);
 BB_API struct bb_region *bb_pmtimer_region(const struct bb_pmtimer *timer);
 
-/* The whole count, before it is cut to the register's width, at virtual time `now_ns`; exact. */
+/*
+ * Returns the whole count, before it is cut to the register's width, at virtual time `now_ns`;
+ * exact. Threads: any; no state. Source: ACPI 6.5, 4.8.2.1.
+ */
 BB_API uint64_t bb_pmtimer_count(bb_ns_t now_ns);
 
 BB_END_DECLS
