@@ -335,7 +335,7 @@ void bb_device_notify(struct bb_ctx *ctx, struct bb_device *device, unsigned pin
  */
 static void part_drained(struct bb_device *device)
 {
-    /* Acquire and release: the last one comes after all that the others did. */
+    /* Acquire and release, paired with itself: the last comes after all that the others did. */
     if (bb_fetch_sub_acq_rel(&device->parts, 1) == 1) {
         bb_control_retire_(device);
     }

@@ -259,7 +259,7 @@ bb_ns_t bb_counter_time_of(struct bb_counter *counter, uint64_t value)
     unsigned i;
 
     do {
-        era = bb_load_acquire(&counter->era); /* pairs with publish() and halt_begin_() */
+        era = bb_load_acquire(&counter->era); /* pairs with publish() and the halt's two halves */
         if ((era & BB_ERA_PHASE_MASK_) != BB_ERA_RUNNING_) {
             return UINT64_MAX;
         }

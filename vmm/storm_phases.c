@@ -53,6 +53,7 @@ static struct reader reader_begin(struct storm_cpu *cpu, enum storm_phase phase)
 static void reader_publish(struct reader *reader, uint64_t seen)
 {
     uint64_t *max = &reader->cpu->control->counter_max;
+    /* Release: the read was before; pairs with reader_read() of another vCPU. */
     while (reader->last > seen && !bb_cas_acq_rel(max, &seen, reader->last)) {
     }
     reader->unpublished = 0;
@@ -63,7 +64,7 @@ static uint64_t reader_read(struct reader *reader)
 {
     struct storm_control *control = reader->cpu->control;
     struct storm_reading *reading = reader->reading;
-    uint64_t seen = bb_load_acquire(&control->counter_max);
+    uint64_t seen = bb_load_acquire(&control->counter_max); /* pairs with reader_publish() */
     uint64_t from = STORM_CHAINED && !reader->think_ticks ? reader->stamp : storm_ticks();
     uint64_t value = storm_read64(reader->cpu, reader->counter_gpa);
     reader->stamp = storm_ticks();
@@ -123,6 +124,7 @@ static void read_run(struct storm_cpu *cpu, enum storm_phase phase, uint64_t cou
 
 static bool readers_left(struct storm_cpu *cpu)
 {
+    /* Pairs with reader_leaves(). */
     return bb_load_acquire(&cpu->control->readers_left) != 0 && !storm_stopped(cpu);
 }
 

@@ -118,7 +118,7 @@ static bool timer_borrow(struct storm_cpu *cpu, uint32_t timer)
 
 static void timer_return(struct storm_cpu *cpu, uint32_t timer)
 {
-    bb_store_release(&cpu->control->timer_owner[timer], 0);
+    bb_store_release(&cpu->control->timer_owner[timer], 0); /* pairs with timer_borrow() */
 }
 
 struct round {

@@ -191,11 +191,11 @@ static void pin_service(struct bb_ctx *ctx, struct bb_ioapic *ioapic, unsigned n
      */
     bb_fence_full();
     /* Acquire: pairs with the swap below and those in entry_write(), bb_ioapic_eoi() and
-     * publish_routes(): the line is read after their authors read it (invariant 3). */
+     * publish_routes_locked(): the line is read after their authors read it (invariant 3). */
     uint64_t word = bb_load_acquire(&pin->entry);
     for (;;) {
         if (word & PIN_HELD) {
-            return; /* publish_routes() lets go, and its caller services the pin then */
+            return; /* publish_routes_locked() lets go, and update_routes() services the pin then */
         }
         /* Acquire: pairs with bb_ioapic_connect(); the line is initialised. */
         struct bb_line *line = bb_load_acquire(&pin->line);
@@ -289,7 +289,7 @@ static bool snapshot_routes_locked(struct bb_ioapic *ioapic, struct pin_set *hel
         uint64_t word = bb_load_acquire(&pin->entry); /* as in pin_service() */
         if (((word ^ wanted) & RTE_WRITABLE) != 0 || (wanted & WANTED_CLEARS_IRR) != 0) {
             set_add(held, n);
-            /* Release: a service that sees the pin held leaves it to publish_routes(). */
+            /* Release: a service that sees the pin held leaves it to the second half. */
             while (!bb_cas_acq_rel(&pin->entry, &word, word | PIN_HELD)) {
             }
         }

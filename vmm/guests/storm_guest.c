@@ -135,7 +135,7 @@ _Noreturn void storm_main(uint64_t number)
     struct storm_control *control = cpu.control;
     if (cpu.index == 0) {
         idt_prepare();
-        bb_store_release(&control->ready, 1);
+        bb_store_release(&control->ready, 1); /* the table, for the others' loads below */
     }
     while (!bb_load_acquire(&control->ready)) {
         cpu_pause();
