@@ -94,6 +94,7 @@ static struct bb_storm_params run_params(bool threads, unsigned vcpus, bool all_
     params.reads = (threads ? 1000000 : 16000) / vcpus;
     params.torture_reads = (threads ? 200000 : 4000) / readers;
     params.noisy_reads = 6000 / readers;
+    params.pin = true;
     params.timer_rounds = 24 / vcpus > 3 ? 24 / vcpus : 3;
     return params;
 }

@@ -57,6 +57,7 @@ struct bb_kvm_target {
     struct bb_space *mmio, *pio;
     struct bb_ioapic *ioapic;
     struct bb_stop *stop; /* how a vCPU asks for the end */
+    bool pin;             /* each vCPU's thread on a processor of its own, counted round */
     bool bare;            /* MMIO is answered by bb_storm_bare_mmio() and not by the engine */
 };
 

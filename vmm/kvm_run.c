@@ -16,6 +16,7 @@
 #include "../base/atomic.h"
 #include "kvm_internal.h"
 #include "options.h"
+#include "pin.h"
 
 enum { STACK_BYTES = 256 << 10 };
 
@@ -253,6 +254,9 @@ int bb_kvm_start(struct bb_kvm *kvm, const struct bb_kvm_target *target, struct 
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     while (started < kvm->vcpu_count && failed == 0) {
         struct bb_vcpu *vcpu = &kvm->vcpus[started];
+        if (target->pin) {
+            (void)bb_pin(&attributes, started);
+        }
         failed = pthread_create(&vcpu->thread, &attributes, vcpu_thread, vcpu);
         vcpu->started = failed == 0;
         started += failed == 0 ? 1 : 0;

@@ -6,6 +6,7 @@
 
 #include "../base/atomic.h"
 #include "machine.h"
+#include "pin.h"
 #include "run.h"
 
 enum { PAGE = 4096 };
@@ -111,6 +112,7 @@ static int run_guest(const struct bb_storm_run *run, struct bb_stop *stop, int s
             .pio = machine->pio,
             .ioapic = machine->ioapic,
             .stop = stop,
+            .pin = params.pin && params.vcpus <= bb_pin_processors(),
             .bare = run->bare,
         };
         rc = bb_kvm_start(kvm, &target, err);

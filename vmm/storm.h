@@ -36,6 +36,7 @@ struct bb_storm_params {
     uint64_t think_ns;      /* of a reader in the noisy phase, before each read */
     uint64_t publish_every; /* a reader offers its value to the others every so many reads */
     uint64_t timer_rounds;  /* per vCPU */
+    bool pin;               /* each vCPU's thread on a processor of its own, if there are enough */
     uint64_t tsc_khz;       /* of the guest's TSC, from KVM_GET_TSC_KHZ; 0: the host's, measured */
 };
 

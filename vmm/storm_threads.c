@@ -8,6 +8,7 @@
  * register (version 0x20), which names the pin by its vector.
  */
 #include "../base/bits.h"
+#include "pin.h"
 #include "storm.h"
 #include "storm_phases.h"
 #include "storm_run.h"
@@ -160,7 +161,7 @@ static void run_free(struct run *run)
 }
 
 /* Starts all threads and joins them. Returns 0 or pthread_create's error. */
-static int run_threads(struct run *run, unsigned count)
+static int run_threads(struct run *run, unsigned count, bool pin)
 {
     int failed = 0;
     unsigned started = 0;
@@ -169,6 +170,9 @@ static int run_threads(struct run *run, unsigned count)
     pthread_attr_setstacksize(&attr, 256 * 1024);
     while (started < count && failed == 0) {
         struct thread *thread = &run->threads[started];
+        if (pin) {
+            (void)bb_pin(&attr, started);
+        }
         failed = pthread_create(&thread->thread, &attr, thread_main, thread);
         started += failed == 0;
     }
@@ -206,7 +210,8 @@ int bb_storm_run_threads(struct bb_engine *engine, struct bb_space *mmio,
                                                 .inbox = inbox,
                                                 .stop = stop};
     }
-    int failed = run_threads(&run, params->vcpus);
+    int failed =
+        run_threads(&run, params->vcpus, params->pin && params->vcpus <= bb_pin_processors());
     if (failed) {
         result = bb_error_set(err, BB_E_SYSTEM, "can't start %u threads: %s", params->vcpus,
                               strerror(failed));
