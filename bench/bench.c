@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     FILE *json = NULL;
 
     (void)bench_cores();
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
 
         if (strcmp(argv[i], "--list") == 0) {
@@ -98,7 +98,6 @@ int main(int argc, char **argv)
             usage(stderr);
             return 2;
         }
-        i++;
     }
     if (json_path != NULL) {
         json = fopen(json_path, "w");
