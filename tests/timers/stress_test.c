@@ -151,14 +151,14 @@ Test(stress, every_arming_fires_once_or_is_disarmed)
             (void)sched_yield();
         }
         cr_assert(accounted, "timer %u: %lu armed, %lu fired, %lu disarmed, BUSBAR_TEST_SEED=%lu",
-                  i, (unsigned long)timer->armed, (unsigned long)timer->fired,
+                  i, (unsigned long)timer->armed, (unsigned long)bb_load_relaxed(&timer->fired),
                   (unsigned long)timer->disarmed, (unsigned long)seed);
         cr_assert_not(bb_timer_armed_(fixture.ctx, &timer->timer));
         cr_assert_eq(bb_load_relaxed(&timer->out_of_order), 0);
         cr_assert_eq(bb_load_relaxed(&timer->before_time), 0);
         cr_assert_eq(bb_load_relaxed(&timer->after_waiting), 0);
         armed += timer->armed;
-        fired += timer->fired;
+        fired += bb_load_relaxed(&timer->fired); /* as above */
         disarmed += timer->disarmed;
     }
     cr_log_info("%lu armed, %lu fired, %lu disarmed", (unsigned long)armed, (unsigned long)fired,
