@@ -61,10 +61,14 @@ struct bb_device_config {
 BB_API int bb_device_create(struct bb_ctx *ctx, const struct bb_device_config *config,
                             struct bb_device **device, struct bb_error *err);
 
+/* Its name, as configured. Threads: any; wait-free. Lifetime: the device's. */
 BB_API const char *bb_device_name(const struct bb_device *device);
-/* The number by which reports name it; never 0, not used again in the engine's life. */
+/* The number by which reports name it; never 0, not used again. Threads: any; wait-free. */
 BB_API uint32_t bb_device_id(const struct bb_device *device);
-/* Calls `visit` for each region of the device, under the engine's table lock. */
+/*
+ * Calls `visit` for each region of the device, under the engine's table lock.
+ * Threads: the context's own, outside callbacks; `visit` may not create or remove regions.
+ */
 BB_API void bb_device_each_region(struct bb_ctx *ctx, struct bb_device *device,
                                   void (*visit)(void *opaque, const struct bb_region *region),
                                   void *opaque);
@@ -81,6 +85,7 @@ BB_API void bb_device_free(struct bb_engine *engine, void *memory, size_t bytes)
  * Returns BB_OK; BB_E_INVAL for a missing name or ops, sizes that are no powers of two, min over
  * max; BB_E_RANGE for a size of 0 or over 2^63; BB_E_UNSUPPORTED for EXTERNAL_LOCK without lock
  * hooks in the engine; BB_E_STATE where the device is being removed; BB_E_NOMEM.
+ * Threads: the context's own; allocates. Lifetime: until it, or its device, is removed.
  */
 BB_API int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
                                    const struct bb_region_config *config, struct bb_region **region,
@@ -89,11 +94,16 @@ BB_API int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
 /*
  * Removes one region, of a device or RAM: unmaps it at once; when no callback of it runs or will
  * run it is freed and `done` (may be NULL) is called on bb-complete, in no order with others.
- * Returns BB_OK; BB_E_STATE where it is being removed already. Callable anywhere; never waits.
+ * Returns BB_OK; BB_E_STATE where it is being removed already.
+ * Threads: the context's own, also in callbacks of the region itself; never waits for a callback.
+ * Lifetime: a callback may still run on return, never once `done` is called.
  */
 BB_API int bb_region_remove(struct bb_ctx *ctx, struct bb_region *region,
                             void (*done)(void *opaque), void *opaque, struct bb_error *err);
-/* The same, waiting. BB_E_CONTEXT inside any callback, section, pin or lock. */
+/*
+ * The same, waiting: on return no callback of it runs or will run.
+ * Returns, besides, BB_E_CONTEXT inside any callback, section, pin or lock. Threads: blocks.
+ */
 BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region,
                                  struct bb_error *err);
 
@@ -108,7 +118,10 @@ BB_API int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region,
  */
 BB_API int bb_device_remove(struct bb_ctx *ctx, struct bb_device *device,
                             void (*done)(void *opaque), void *opaque, struct bb_error *err);
-/* The same, waiting; never queues behind other removals' `done`. BB_E_CONTEXT as above. */
+/*
+ * The same, waiting; never queues behind other removals' `done`. Returns, besides, BB_E_CONTEXT
+ * inside any callback, section, pin or lock. Threads: blocks.
+ */
 BB_API int bb_device_remove_wait(struct bb_ctx *ctx, struct bb_device *device,
                                  struct bb_error *err);
 
@@ -141,6 +154,11 @@ struct bb_device_timer_config {
     void *opaque;
     bool locked;
 };
+/*
+ * Creates a timer, disarmed. Returns BB_OK; BB_E_INVAL without `expired`; BB_E_STATE where the
+ * device is being removed; BB_E_NOMEM. Threads: the context's own; allocates.
+ * Lifetime: the device's; removal disarms it, and no callback runs once removal is complete.
+ */
 BB_API int bb_device_timer_create(struct bb_ctx *ctx, struct bb_device *device,
                                   const struct bb_device_timer_config *config,
                                   struct bb_device_timer **timer, struct bb_error *err);
@@ -150,6 +168,8 @@ BB_API int bb_device_timer_create(struct bb_ctx *ctx, struct bb_device *device,
  * Disarming does not wait. Callable in callbacks and under the device's lock.
  * bb_device_timer_arm returns BB_OK, BB_E_STATE where the device is being removed, or BB_E_NOMEM
  * with the timer as it was.
+ * Threads: the context's own; both take the timer queue's lock for a bounded time.
+ * Lifetime: after a disarm the callback may still come once, as said above.
  */
 BB_API int bb_device_timer_arm(struct bb_ctx *ctx, struct bb_device_timer *timer,
                                bb_ns_t deadline_ns);

@@ -90,6 +90,7 @@ BB_API int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err);
  * Attaches the calling thread. `name` (copied, at most 31 bytes) is used in reports.
  * Returns BB_OK; BB_E_EXIST where this thread has a context of this engine; BB_E_NOMEM;
  * BB_E_INVAL without a name.
+ * Threads: any, for itself; allocates, may block.
  * Lifetime: until bb_ctx_detach(), or the end of the thread, which detaches it.
  */
 BB_API int bb_ctx_attach(struct bb_engine *engine, const char *name, struct bb_ctx **ctx,
@@ -101,6 +102,7 @@ BB_API int bb_ctx_attach(struct bb_engine *engine, const char *name, struct bb_c
  */
 BB_API int bb_ctx_detach(struct bb_ctx *ctx, struct bb_error *err);
 
+/* Whose context it is; its clock; how it was configured. Threads: any; wait-free. */
 BB_API struct bb_engine *bb_ctx_engine(const struct bb_ctx *ctx);
 BB_API struct bb_clock *bb_engine_clock(struct bb_engine *engine);
 BB_API enum bb_lock_mode bb_engine_lock_mode(const struct bb_engine *engine);
@@ -129,14 +131,20 @@ BB_API int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_e
  * The same without waiting: `done` is called on bb-complete with BB_OK or BB_E_TIMEOUT. Callable
  * anywhere, also in a callback of the device to be paused.
  * Returns BB_OK, or BB_E_NOMEM (then `done` is not called).
+ * Threads: the context's own; never waits for a callback. Ordering: as above, for `done`.
  */
 BB_API int bb_engine_pause_async(struct bb_ctx *ctx, uint64_t deadline_ns,
                                  void (*done)(struct bb_ctx *ctx, void *opaque, int result,
                                               const struct bb_error *err),
                                  void *opaque, struct bb_error *err);
 
-/* Undoes one pause. BB_E_STATE where the engine is not paused. Never blocks. */
+/*
+ * Undoes one pause. Returns BB_OK, or BB_E_STATE where the engine is not paused.
+ * Threads: the context's own; never waits for a callback. Ordering: what the caller did before is
+ * seen by every access that goes on or begins after it.
+ */
 BB_API int bb_engine_resume(struct bb_ctx *ctx, struct bb_error *err);
+/* Whether the engine stands still at this moment. Threads: any; takes the control mutex briefly. */
 BB_API bool bb_engine_paused(struct bb_engine *engine);
 
 /* Counters since creation, summed over contexts, attached and gone; each exact once its thread
@@ -156,7 +164,9 @@ struct bb_engine_stats {
     uint64_t gate_waits;       /* accesses that met a closed gate */
 };
 
+/* Threads: the context's own; takes a lock of contexts that no access takes. */
 BB_API struct bb_engine_stats bb_engine_stats(struct bb_ctx *ctx);
+/* What the engine's heap holds. Threads: any. */
 BB_API struct bb_heap_usage bb_engine_memory(struct bb_engine *engine);
 
 BB_END_DECLS

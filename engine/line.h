@@ -50,33 +50,50 @@ struct bb_line_sink {
 
 /*
  * Creates a line without sources. `sink` is copied; NULL connects it to nothing (it can still be
- * read). Returns BB_OK, BB_E_INVAL without a name, BB_E_NOMEM. Lifetime: until bb_line_destroy().
+ * read). Returns BB_OK, BB_E_INVAL without a name, BB_E_NOMEM.
+ * Threads: the context's own; allocates. Lifetime: until bb_line_destroy().
  */
 BB_API int bb_line_create(struct bb_ctx *ctx, const char *name, const struct bb_line_sink *sink,
                           struct bb_line **line, struct bb_error *err);
 
-/* Frees a line after a grace period. BB_E_STATE while it has sources. */
+/*
+ * Frees a line after a grace period. Returns BB_OK, or BB_E_STATE while it has sources.
+ * Threads: the context's own; does not wait. Lifetime: nobody may read the line from now on.
+ */
 BB_API int bb_line_destroy(struct bb_ctx *ctx, struct bb_line *line, struct bb_error *err);
 
 /*
- * Adds a source of `device` (which withdraws and frees it when it is removed). BB_E_LIMIT past 32
- * sources: connect a second line's sink to a source of the first. `line` NULL makes a source that
- * goes nowhere, so that a device needs no special case for an unconnected output.
+ * Adds a source of `device`. `line` NULL makes a source that goes nowhere, so that a device needs
+ * no special case for an unconnected output.
+ * Returns BB_OK; BB_E_LIMIT past 32 sources (connect a second line's sink to a source of the
+ * first); BB_E_STATE where the device is being removed; BB_E_INVAL for a device or line of another
+ * engine; BB_E_NOMEM.
+ * Threads: the context's own; allocates. Lifetime: withdrawn and freed when the device is removed.
  */
 BB_API int bb_source_create(struct bb_ctx *ctx, struct bb_device *device, struct bb_line *line,
                             struct bb_source **source, struct bb_error *err);
 
-/* Sets the level that this source drives. Lock-free; nothing where it is unchanged. */
+/*
+ * Sets the level that this source drives; nothing where it is unchanged.
+ * Threads: the context's own, also in callbacks and under any lock; lock-free, apart from what the
+ * sink's notify() does.
+ * Ordering: what the caller did before is seen by who reads the level (bb_line_read()); what one
+ * thread does to one line is seen in that order.
+ */
 BB_API void bb_source_set(struct bb_ctx *ctx, struct bb_source *source, bool level);
 
-/* One rise and fall at once: counted as an edge if the line was low. */
+/* One rise and fall at once: counted as an edge if the line was low. As bb_source_set(). */
 BB_API void bb_source_pulse(struct bb_ctx *ctx, struct bb_source *source);
 
-/* The level that this source drives now. */
+/* The level that this source drives now. Threads: any; wait-free. Pairs with bb_source_set(). */
 BB_API bool bb_source_level(const struct bb_source *source);
 
-/* The line's level and rises, as of one moment. Wait-free. */
+/*
+ * The line's level and rises, as of one moment. Threads: any; wait-free. Ordering: pairs with
+ * bb_source_set() and bb_source_pulse().
+ */
 BB_API struct bb_line_state bb_line_read(const struct bb_line *line);
+/* Threads: any; wait-free. Lifetime: the line's. */
 BB_API const char *bb_line_name(const struct bb_line *line);
 
 BB_END_DECLS
