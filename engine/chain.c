@@ -285,9 +285,10 @@ void bb_chain_drop_(struct bb_ectx_ *e)
 
 /*
  * A backend event: an embedder's thread, in no chain, is about to run callbacks (a sink's, or an
- * inbox's under a device's lock). The context is `busy` for as long, so that no pause is complete
- * in the middle. Release: pairs with scan_busy() (pause.c), and comes before what is taken out of
- * an inbox (bb_device_drain_inbox_()).
+ * inbox's under a device's lock). It does not pass the gate, for it can't wait, and is not busy for
+ * itself: to end that takes the control mutex at a closed gate, and lines are lock-free. What it
+ * takes out of an inbox, and what it posts, makes it busy (bb_device_drain_inbox_(),
+ * bb_chain_post_()).
  */
 bool bb_event_begin_(struct bb_ectx_ *e)
 {
@@ -295,7 +296,6 @@ bool bb_event_begin_(struct bb_ectx_ *e)
         return false;
     }
     e->active = true;
-    bb_store_release(&e->busy, 1);
     return true;
 }
 
@@ -303,14 +303,9 @@ bool bb_event_begin_(struct bb_ectx_ *e)
  * bb_chain_settle_(). */
 void bb_event_end_(struct bb_ectx_ *e, bool begun)
 {
-    if (!begun) {
-        return;
-    }
-    e->active = false;
-    if (e->mem.base.pending) {
+    if (begun) {
+        e->active = false;
         bb_chain_settle_(e);
-    } else {
-        bb_busy_clear_(e);
     }
 }
 

@@ -262,6 +262,9 @@ void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device)
         return;
     }
     bool begun = bb_event_begin_(e);
+    /* Relaxed: our own. Release: pairs with scan_busy(), and comes before what is taken out. */
+    bool busy = bb_load_relaxed(&e->busy) != 0;
+    bb_store_release(&e->busy, 1);
     if (bb_load_relaxed(&device->inbox_pins) != 0) {
         /* Acquire: pairs with the release of the bit in bb_device_notify(). Release: as in
          * take_timers(). */
@@ -274,6 +277,9 @@ void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device)
     }
     if (bb_load_relaxed(&device->inbox_timers) != NULL) {
         take_timers(ctx, device);
+    }
+    if (!busy && !ctx->pending) {
+        bb_busy_clear_(e); /* else at the end of the chain */
     }
     bb_event_end_(e, begun);
 }
