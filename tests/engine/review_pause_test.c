@@ -110,6 +110,114 @@ Test(standstill, is_not_reached_while_work_lies_in_an_inbox)
     machine_drop(&machine);
 }
 
+static void expired_at_the_door(struct bb_ctx *ctx, void *opaque, bb_ns_t deadline_ns)
+{
+    struct holder *callback = opaque;
+
+    (void)ctx;
+    (void)deadline_ns;
+    door_open(&callback->held);
+    door_wait(&callback->release);
+}
+
+Test(standstill, is_not_reached_while_a_thread_outside_any_access_runs_what_it_found)
+{
+    struct holder holder = {.held = DOOR_INIT, .release = DOOR_INIT};
+    struct holder callback = {.held = DOOR_INIT, .release = DOOR_INIT};
+    struct bb_device_timer_config config = {
+        .expired = expired_at_the_door, .opaque = &callback, .locked = true};
+    struct bb_device_timer *timer;
+    struct worker worker;
+
+    make(BB_LOCK_FREE);
+    probe_make(&machine, &a, "a", 0, BB_CLASS_DEVICE_LOCK);
+    cr_assert_eq(bb_device_timer_create(machine.ctx, a.device, &config, &timer, NULL), BB_OK);
+    holder.device = a.device;
+    worker_start(&worker, &machine, "holder", hold_device, &holder);
+    door_wait(&holder.held);
+    cr_assert_eq(bb_device_timer_arm(machine.ctx, timer, 10), BB_OK);
+    cr_assert_eq(bb_clock_step(machine.ctx, bb_engine_clock(machine.engine), 10, NULL), BB_OK);
+    door_open(&holder.release);
+    door_wait(&callback.held); /* out of the inbox; its callback is in the middle */
+    /* The inbox is empty and the holder is in no section: that it is busy is all there is to see.
+     */
+    cr_assert_eq(bb_engine_pause(machine.ctx, 50000000, NULL), BB_E_TIMEOUT);
+    door_open(&callback.release);
+    cr_assert_eq(bb_engine_pause(machine.ctx, 0, NULL), BB_OK);
+    cr_assert_eq(bb_engine_resume(machine.ctx, NULL), BB_OK);
+    worker_join(&worker);
+    probe_drop(&a);
+    machine_drop(&machine);
+}
+
+/* The storm: a locked timer that is always due, threads that hold the device's lock outside any
+ * access and so run its expiries, and pauses. */
+static bool frozen;
+static unsigned stop;
+static unsigned ran_frozen;
+static struct bb_device_timer *storm_timer;
+
+static void storm_expired(struct bb_ctx *ctx, void *opaque, bb_ns_t deadline_ns)
+{
+    (void)opaque;
+    (void)deadline_ns;
+    for (unsigned i = 0; i < 50; i++) {
+        if (bb_load_acquire(&frozen)) { /* pairs with the test's release stores */
+            (void)bb_fetch_add_relaxed(&ran_frozen, 1);
+            break;
+        }
+    }
+    (void)bb_fetch_add_acq_rel(&expiries, 1); /* pairs with the test's acquire load */
+    (void)bb_device_timer_arm(ctx, storm_timer, 0);
+}
+
+static void lock_until_told(struct bb_ctx *ctx, void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; bb_load_relaxed(&stop) == 0; i++) {
+        bb_device_lock(ctx, a.device);
+        /* Now and then for longer than a pause takes to close. */
+        uint64_t end = host_ns() + (i % 16 == 0 ? 3000000 : 5000);
+        while (host_ns() < end) {
+        }
+        bb_device_unlock(ctx, a.device);
+    }
+}
+
+Test(standstill, holds_for_expiries_whoever_would_run_them)
+{
+    struct bb_engine_config engine_config = {0};
+    struct bb_device_timer_config config = {.expired = storm_expired, .locked = true};
+    struct worker workers[2];
+
+    machine_make(&machine, &engine_config);
+    a = (struct probe){0};
+    probe_make(&machine, &a, "a", 0, BB_CLASS_DEVICE_LOCK);
+    cr_assert_eq(bb_device_timer_create(machine.ctx, a.device, &config, &storm_timer, NULL), BB_OK);
+    for (unsigned i = 0; i < 2; i++) {
+        worker_start(&workers[i], &machine, "locker", lock_until_told, NULL);
+    }
+    cr_assert_eq(bb_device_timer_arm(machine.ctx, storm_timer, 0), BB_OK);
+    uint64_t end = host_ns() + stress_seconds() * UINT64_C(1000000000);
+    do {
+        cr_assert_eq(bb_engine_pause(machine.ctx, 0, NULL), BB_OK);
+        bb_store_release(&frozen, true); /* pairs with storm_expired() */
+        uint64_t thaw = host_ns() + 100000;
+        while (host_ns() < thaw) {
+        }
+        bb_store_release(&frozen, false); /* likewise */
+        cr_assert_eq(bb_engine_resume(machine.ctx, NULL), BB_OK);
+    } while (host_ns() < end);
+    bb_store_relaxed(&stop, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        worker_join(&workers[i]);
+    }
+    cr_assert_eq(bb_load_relaxed(&ran_frozen), 0, "%u expiries in pauses", ran_frozen);
+    cr_assert_gt(bb_load_acquire(&expiries), 0);
+    probe_drop(&a);
+    machine_drop(&machine);
+}
+
 static int gate_result;
 static uint64_t gate_value;
 
