@@ -359,6 +359,9 @@ int bb_post(struct bb_ctx *ctx, struct bb_device *device,
     struct bb_ectx_ *e = bb_ectx_(ctx);
     bool outermost = ctx->callback_depth == 0 && !e->chain.epilogue;
 
+    if (device == NULL || fn == NULL) {
+        return BB_E_INVAL;
+    }
     if (outermost) {
         if (!bb_ctx_may_block_(ctx)) {
             return BB_E_CONTEXT; /* `fn` is promised that nothing is held */

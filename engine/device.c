@@ -61,8 +61,8 @@ int bb_device_create(struct bb_ctx *ctx, const struct bb_device_config *config,
     struct bb_engine *engine = bb_ectx_(ctx)->engine;
     int result;
 
-    if (config == NULL || config->name == NULL || config->name[0] == '\0') {
-        return bb_error_set(err, BB_E_INVAL, "a device needs a name");
+    if (config == NULL || config->name == NULL || config->name[0] == '\0' || device == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a device needs a name and a place");
     }
     struct bb_device *made = bb_heap_alloc_aligned(engine->heap, sizeof(*made), 64);
     if (made == NULL) {
@@ -179,6 +179,9 @@ int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
                             const struct bb_region_config *config, struct bb_region **region,
                             struct bb_error *err)
 {
+    if (device == NULL || region == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a region needs a device and a place");
+    }
     struct bb_engine *engine = device->engine;
     struct bb_region *made;
     int result;

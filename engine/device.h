@@ -180,7 +180,8 @@ BB_API void bb_device_timer_disarm(struct bb_ctx *ctx, struct bb_device_timer *t
  * held, in order with the other effects of the chain; it may block. The device is pinned until it
  * has run. Outside any callback it runs before bb_post() returns. Where the device is gone
  * meanwhile it still runs: removal waits for it.
- * Returns BB_OK; BB_E_LIMIT where the queue is full or the chain's budget is spent (counted);
+ * Returns BB_OK; BB_E_INVAL without a device or a function; BB_E_LIMIT where the queue is full or
+ * the chain's budget is spent (counted);
  * BB_E_CONTEXT outside any callback while the thread is in a section or holds a ranked lock.
  */
 BB_API int bb_post(struct bb_ctx *ctx, struct bb_device *device,

@@ -87,6 +87,9 @@ int bb_device_timer_create(struct bb_ctx *ctx, struct bb_device *device,
                            const struct bb_device_timer_config *config,
                            struct bb_device_timer **timer, struct bb_error *err)
 {
+    if (device == NULL || timer == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a timer needs a device and a place");
+    }
     struct bb_engine *engine = device->engine;
 
     if (bb_ectx_(ctx)->engine != engine) {

@@ -8,6 +8,7 @@
  * byte came back.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "engine_internal.h"
 
@@ -66,8 +67,23 @@ int bb_ctx_attach(struct bb_engine *engine, const char *name, struct bb_ctx **ct
     return BB_OK;
 }
 
+/* The context of a thread that the engine made; embedders see it in hooks, and have no say in it.
+ */
+static bool is_own(const struct bb_engine *engine, const struct bb_ctx *ctx)
+{
+    return ctx == engine->control_ctx || ctx == engine->complete_ctx || ctx == engine->timers_ctx;
+}
+
 int bb_ctx_detach(struct bb_ctx *ctx, struct bb_error *err)
 {
+    if (ctx == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no context to detach: it is NULL");
+    }
+    if (is_own(bb_ectx_(ctx)->engine, ctx)) {
+        return bb_error_set(err, BB_E_CONTEXT,
+                            "context '%s' is the engine's own; bb_engine_destroy() detaches it",
+                            ctx->name);
+    }
     if (!bb_may_block_(bb_ectx_(ctx))) {
         return bb_error_set(err, BB_E_CONTEXT,
                             "bb_ctx_detach inside a callback, read section, pin or lock");
@@ -107,7 +123,7 @@ static int timers_attach(void *opaque, struct bb_ctx **ctx, struct bb_error *err
 static void timers_detach(void *opaque, struct bb_ctx *ctx)
 {
     (void)opaque;
-    (void)bb_ctx_detach(ctx, NULL);
+    (void)bb_ctx_detach_(ctx, NULL);
 }
 
 /* Runs `fn` on bb-complete and waits for it: that thread's context is made and dropped there. */
@@ -132,7 +148,7 @@ static void complete_detach(struct bb_rcu_head *head)
 {
     struct complete_job *job = BB_CONTAINER_OF(head, struct complete_job, head);
 
-    job->result = bb_ctx_detach(job->engine->complete_ctx, &job->error);
+    job->result = bb_ctx_detach_(job->engine->complete_ctx, &job->error);
     bb_waiter_signal_(&job->waiter);
 }
 
@@ -291,25 +307,34 @@ no_engine:
 
 struct ctx_search {
     const struct bb_engine *engine;
+    int tid;                     /* the caller's */
+    char own[BB_CTX_NAME_BYTES]; /* the caller's context, where it is one of the engine's own */
     char name[BB_CTX_NAME_BYTES];
 };
 
 static void find_embedders_ctx(struct bb_ctx *ctx, void *arg)
 {
     struct ctx_search *search = arg;
-    const struct bb_engine *engine = search->engine;
 
-    if (ctx != engine->control_ctx && ctx != engine->complete_ctx && ctx != engine->timers_ctx) {
+    if (!is_own(search->engine, ctx)) {
         memcpy(search->name, ctx->name, sizeof(search->name));
+    } else if (ctx->tid == search->tid) {
+        memcpy(search->own, ctx->name, sizeof(search->own));
     }
 }
 
 /* What still stands in the way of destruction, if anything. Needs no context. */
 static int check_empty(struct bb_engine *engine, struct bb_error *err)
 {
-    struct ctx_search search = {.engine = engine};
+    struct ctx_search search = {.engine = engine, .tid = gettid()};
 
     bb_rcu_each_ctx_(engine->rcu, find_embedders_ctx, &search);
+    if (search.own[0] != '\0') {
+        return bb_error_set(err, BB_E_CONTEXT,
+                            "bb_engine_destroy would wait for %s, the thread that it was called "
+                            "on; call it on a thread of your own",
+                            search.own);
+    }
     if (search.name[0] != '\0') {
         return bb_error_set(err, BB_E_STATE,
                             "thread %s is still attached; bb_ctx_detach() it first", search.name);
@@ -342,6 +367,9 @@ static int check_empty(struct bb_engine *engine, struct bb_error *err)
 
 int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err)
 {
+    if (engine == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no engine to destroy: it is NULL");
+    }
     struct bb_heap *heap = engine->heap;
     int result = check_empty(engine, err);
 

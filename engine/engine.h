@@ -81,7 +81,8 @@ BB_API int bb_engine_create(const struct bb_engine_config *config, struct bb_eng
  * Destroys an engine. All contexts must be detached, all devices removed, all RAM regions removed.
  * Proves that nothing leaked: every byte of its heap has been given back.
  * Returns BB_OK; BB_E_STATE naming what is still there (a context, a device, a region, or the
- * bytes), and then nothing was done.
+ * bytes), or BB_E_CONTEXT on a thread of the engine's own (in a removal's or a pause's `done`), and
+ * then nothing was done.
  * Threads: any without a context of this engine; waits for deferred work.
  */
 BB_API int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err);
@@ -97,8 +98,9 @@ BB_API int bb_ctx_attach(struct bb_engine *engine, const char *name, struct bb_c
                          struct bb_error *err);
 
 /*
- * Detaches. Returns BB_OK, or BB_E_CONTEXT inside a callback, section, pin or lock, or on another
- * thread than the one that attached it. Threads: the context's own; may block.
+ * Detaches. Returns BB_OK, or BB_E_CONTEXT inside a callback, section, pin or lock, on another
+ * thread than the one that attached it, or for a context of the engine's own, as hooks are given.
+ * Threads: the context's own; may block.
  */
 BB_API int bb_ctx_detach(struct bb_ctx *ctx, struct bb_error *err);
 

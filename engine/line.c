@@ -38,8 +38,8 @@ int bb_line_create(struct bb_ctx *ctx, const char *name, const struct bb_line_si
 {
     struct bb_engine *engine = bb_ectx_(ctx)->engine;
 
-    if (name == NULL || name[0] == '\0') {
-        return bb_error_set(err, BB_E_INVAL, "a line needs a name");
+    if (name == NULL || name[0] == '\0' || line == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a line needs a name and a place");
     }
     if (sink != NULL && sink->notify == NULL) {
         return bb_error_set(err, BB_E_INVAL, "line %s: its sink has no notify function", name);
@@ -74,6 +74,9 @@ int bb_line_create(struct bb_ctx *ctx, const char *name, const struct bb_line_si
 
 int bb_line_destroy(struct bb_ctx *ctx, struct bb_line *line, struct bb_error *err)
 {
+    if (line == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no line to destroy: it is NULL");
+    }
     struct bb_engine *engine = line->engine;
     int sources;
 
@@ -123,6 +126,9 @@ void bb_lines_disconnect_(struct bb_ctx *ctx, struct bb_device *device)
 int bb_source_create(struct bb_ctx *ctx, struct bb_device *device, struct bb_line *line,
                      struct bb_source **source, struct bb_error *err)
 {
+    if (device == NULL || source == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a source needs a device and a place");
+    }
     struct bb_engine *engine = device->engine;
     int result = BB_OK;
 

@@ -612,7 +612,7 @@ static void *control_main(void *arg)
     }
     pthread_mutex_unlock(&engine->control);
     if (ctx != NULL) {
-        (void)bb_ctx_detach(ctx, NULL);
+        (void)bb_ctx_detach_(ctx, NULL);
     }
     return NULL;
 }

@@ -117,7 +117,8 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
                     struct bb_space **space, struct bb_error *err)
 {
     if (config == NULL || space == NULL || config->name == NULL || config->name[0] == '\0') {
-        return bb_error_set(err, BB_E_INVAL, "an address space needs a configuration with a name");
+        return bb_error_set(err, BB_E_INVAL,
+                            "an address space needs a configuration with a name, and a place");
     }
     if (config->kind != BB_SPACE_MMIO && config->kind != BB_SPACE_PIO) {
         return bb_error_set(err, BB_E_INVAL,

@@ -122,7 +122,8 @@ int bb_region_create_io_(struct bb_ctx *ctx, const struct bb_region_config *conf
                          struct bb_error *err)
 {
     if (config == NULL || region == NULL || config->name == NULL || config->name[0] == '\0') {
-        return bb_error_set(err, BB_E_INVAL, "a region needs a configuration with a name");
+        return bb_error_set(err, BB_E_INVAL,
+                            "a region needs a configuration with a name, and a place");
     }
     if (config->ops == NULL) {
         return bb_error_set(err, BB_E_INVAL,
@@ -175,7 +176,7 @@ int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config, struct
                   struct bb_error *err)
 {
     if (config == NULL || region == NULL || config->name == NULL || config->name[0] == '\0') {
-        return bb_error_set(err, BB_E_INVAL, "RAM needs a configuration with a name");
+        return bb_error_set(err, BB_E_INVAL, "RAM needs a configuration with a name, and a place");
     }
     if (config->size_bytes == 0 || config->size_bytes > RAM_BYTES_MAX) {
         return bb_error_set(err, BB_E_RANGE,

@@ -191,6 +191,9 @@ static int txn_run(struct bb_txn *txn, struct bb_error *err)
 
 int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error *err)
 {
+    if (txn == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a transaction needs a place");
+    }
     struct bb_txn *made = bb_heap_alloc(bb_mem_ctx_(ctx)->map->heap, sizeof(*made));
 
     if (made == NULL) {
@@ -204,8 +207,8 @@ int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error *err)
 int bb_txn_map(struct bb_txn *txn, struct bb_space *space, bb_gpa_t gpa, struct bb_region *region,
                struct bb_error *err)
 {
-    if (space == NULL || region == NULL) {
-        return bb_error_set(err, BB_E_INVAL, "mapping needs a space and a region");
+    if (txn == NULL || space == NULL || region == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "mapping needs a transaction, a space and a region");
     }
     bb_gpa_t last;
     if (!bb_range_last(gpa, region->size_bytes, &last)) {
@@ -228,14 +231,17 @@ int bb_txn_map(struct bb_txn *txn, struct bb_space *space, bb_gpa_t gpa, struct 
 
 int bb_txn_unmap(struct bb_txn *txn, struct bb_region *region, struct bb_error *err)
 {
-    if (region == NULL) {
-        return bb_error_set(err, BB_E_INVAL, "unmapping needs a region");
+    if (txn == NULL || region == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "unmapping needs a transaction and a region");
     }
     return txn_add(txn, &(struct op){.region = region, .map = false}, err);
 }
 
 int bb_txn_commit(struct bb_txn *txn, struct bb_error *err)
 {
+    if (txn == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "no transaction to commit: it is NULL");
+    }
     int result = txn_run(txn, err);
 
     bb_txn_abort(txn);
@@ -244,6 +250,9 @@ int bb_txn_commit(struct bb_txn *txn, struct bb_error *err)
 
 void bb_txn_abort(struct bb_txn *txn)
 {
+    if (txn == NULL) {
+        return;
+    }
     txn_fini(txn);
     bb_heap_free(bb_mem_ctx_(txn->ctx)->map->heap, txn, sizeof(*txn));
 }
