@@ -3,6 +3,7 @@
 #include "demo.h"
 #include "../base/bits.h"
 #include "demo_limits.h"
+#include "hist.h"
 #include "run.h"
 
 #include <stdlib.h>
@@ -221,23 +222,11 @@ static double median(const struct cell *cell, enum figure figure)
     return sorted[cell->runs / 2];
 }
 
-static const char *format_ns(char *text, size_t bytes, double ns)
-{
-    if (ns < 1000) {
-        snprintf(text, bytes, "%.0f ns", ns);
-    } else if (ns < 1e6) {
-        snprintf(text, bytes, "%.1f us", ns / 1e3);
-    } else {
-        snprintf(text, bytes, "%.1f ms", ns / 1e6);
-    }
-    return text;
-}
-
 static void print_row(unsigned vcpus, const char *name, const struct cell *cell)
 {
     char text[FIGURES][16];
     for (unsigned i = READ_AVG; i < FIGURES; i++) {
-        format_ns(text[i], sizeof(text[i]), median(cell, (enum figure)i));
+        bb_hist_format_ns(text[i], sizeof(text[i]), median(cell, (enum figure)i));
     }
     printf("%5u  %-5s %11.0f %9s %9s %9s %9s  |%9s %9s %9s\n", vcpus, name, median(cell, READ_RATE),
            text[READ_AVG], text[READ_P50], text[READ_P99], text[READ_P999], text[NOISY_P50],
@@ -293,7 +282,8 @@ static void print_limits(const struct demo *demo, const struct demo_limits *limi
     if (demo->with_kvm) {
         char text[16];
         printf("; an exit answered by no engine (bare, p50 at 2 vCPUs) %s",
-               format_ns(text, sizeof(text), median(&demo->guest.cells[0][DEMO_BARE], READ_P50)));
+               bb_hist_format_ns(text, sizeof(text),
+                                 median(&demo->guest.cells[0][DEMO_BARE], READ_P50)));
     }
     printf(".\nMedians of %u runs each, taken in turn. Checked on the way: %llu reads, %llu steps "
            "backward while ENABLE_CNF was toggled "
@@ -329,7 +319,7 @@ static void print_conclusion(const struct demo *demo)
            "p50, and lock-free gives x%.2f the big lock's reads/s at 2 vCPUs; beside the noisy "
            "device p99 is x%.1f, p99.9 x%.1f better%s. There are %ld processors: with more vCPUs "
            "than that, tails are the scheduler's, bare's too.\n",
-           format_ns(bare, sizeof(bare), median(&two[DEMO_BARE], READ_P50)),
+           bb_hist_format_ns(bare, sizeof(bare), median(&two[DEMO_BARE], READ_P50)),
            median(&two[DEMO_FREE], READ_P50) / median(&two[DEMO_BARE], READ_P50),
            gain(&two[DEMO_FREE], &two[DEMO_BIG], READ_RATE),
            gain(&two[DEMO_FREE], &two[DEMO_BIG], NOISY_P99),

@@ -2,6 +2,8 @@
 /* Reading the storm's latency histograms; see hist.h. */
 #include "hist.h"
 
+#include <stdio.h>
+
 void bb_hist_add(uint64_t *sum, const uint32_t *buckets)
 {
     for (unsigned i = 0; i < STORM_HIST_BUCKETS; i++) {
@@ -33,4 +35,16 @@ double bb_hist_quantile(const uint64_t *sum, double q)
         below += (double)sum[i];
     }
     return 0;
+}
+
+const char *bb_hist_format_ns(char *text, size_t bytes, double ns)
+{
+    if (ns < 1000) {
+        snprintf(text, bytes, "%.0f ns", ns);
+    } else if (ns < 1e6) {
+        snprintf(text, bytes, "%.1f us", ns / 1e3);
+    } else {
+        snprintf(text, bytes, "%.1f ms", ns / 1e6);
+    }
+    return text;
 }

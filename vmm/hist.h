@@ -6,6 +6,8 @@
 #ifndef BUSBAR_VMM_HIST_H
 #define BUSBAR_VMM_HIST_H
 
+#include <stddef.h>
+
 #include "storm_abi.h"
 
 /* Adds one vCPU's buckets to a sum of STORM_HIST_BUCKETS. */
@@ -19,5 +21,8 @@ uint64_t bb_hist_bucket_low(unsigned bucket);
  * empty histogram.
  */
 double bb_hist_quantile(const uint64_t *sum, double q);
+
+/* Writes a time in the unit that keeps it short: "63 ns", "12.4 us", "3.1 ms". Returns `text`. */
+const char *bb_hist_format_ns(char *text, size_t bytes, double ns);
 
 #endif

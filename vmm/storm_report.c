@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a storm found, for people and for programs. */
+#include "hist.h"
 #include "storm.h"
 
 static const char *const phase_names[STORM_PHASES] = {"read", "torture", "noisy", "timers"};
@@ -7,30 +8,18 @@ static const char *const route_names[STORM_ROUTES] = {"msi", "edge", "level"};
 static const char *const lock_names[] = {
     [BB_LOCK_FREE] = "free", [BB_LOCK_DEVICE] = "device", [BB_LOCK_BIG] = "big"};
 
-/* A time in the unit that keeps it short: "63 ns", "12.4 us", "3.1 ms". */
-static const char *format_ns(char *text, size_t bytes, double ns)
-{
-    if (ns < 1000) {
-        snprintf(text, bytes, "%.0f ns", ns);
-    } else if (ns < 1e6) {
-        snprintf(text, bytes, "%.1f us", ns / 1e3);
-    } else {
-        snprintf(text, bytes, "%.1f ms", ns / 1e6);
-    }
-    return text;
-}
-
 static void print_reading(FILE *out, const char *name, const struct bb_storm_latency *latency)
 {
     char avg[16], p50[16], p99[16], p999[16], max[16];
-    fprintf(
-        out, "  %-8s %10llu %12.0f %10s %10s %10s %10s %10s %6llu %6llu\n", name,
-        (unsigned long long)latency->reads, latency->per_second,
-        format_ns(avg, sizeof(avg), latency->avg_ns), format_ns(p50, sizeof(p50), latency->p50_ns),
-        format_ns(p99, sizeof(p99), latency->p99_ns),
-        format_ns(p999, sizeof(p999), latency->p999_ns),
-        format_ns(max, sizeof(max), latency->max_ns), (unsigned long long)latency->backward_self,
-        (unsigned long long)latency->backward_cross);
+    fprintf(out, "  %-8s %10llu %12.0f %10s %10s %10s %10s %10s %6llu %6llu\n", name,
+            (unsigned long long)latency->reads, latency->per_second,
+            bb_hist_format_ns(avg, sizeof(avg), latency->avg_ns),
+            bb_hist_format_ns(p50, sizeof(p50), latency->p50_ns),
+            bb_hist_format_ns(p99, sizeof(p99), latency->p99_ns),
+            bb_hist_format_ns(p999, sizeof(p999), latency->p999_ns),
+            bb_hist_format_ns(max, sizeof(max), latency->max_ns),
+            (unsigned long long)latency->backward_self,
+            (unsigned long long)latency->backward_cross);
 }
 
 void bb_storm_print_table(FILE *out, const struct bb_storm_results *results)
