@@ -318,6 +318,10 @@ void bb_gate_leave_(struct bb_ectx_ *e);
 void bb_big_lock_(struct bb_ectx_ *e);
 void bb_big_unlock_(struct bb_ectx_ *e);
 void bb_busy_clear_(struct bb_ectx_ *e);
+bb_ns_t bb_pause_step_locked_(struct bb_engine *engine, struct bb_ctx *ctx);
+
+/* control.c */
+void bb_control_wait_locked_(struct bb_engine *engine, pthread_cond_t *cond, bb_ns_t until_ns);
 int bb_control_start_(struct bb_engine *engine, struct bb_error *err);
 void bb_control_stop_(struct bb_engine *engine);
 void bb_control_service_(struct bb_device *device);
@@ -328,9 +332,11 @@ void bb_control_retire_(struct bb_device *device);
 void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device);
 void bb_device_try_drain_(struct bb_ctx *ctx, struct bb_device *device);
 bool bb_device_inbox_empty_(const struct bb_device *device);
-void bb_device_retire_(struct bb_ctx *ctx, struct bb_device *device);
 const char *bb_device_name_of_(struct bb_ctx *ctx, struct bb_engine *engine, uint32_t id,
                                char *name, size_t bytes);
+
+/* removal.c */
+void bb_device_retire_(struct bb_ctx *ctx, struct bb_device *device);
 
 /* line.c */
 void bb_source_apply_(struct bb_ctx *ctx, struct bb_source *source, bool level);

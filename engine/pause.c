@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gate, pause and resume, and bb-control, the thread that does the engine's own waiting.
+ * The gate, pause and resume. bb-control, which looks at a pause under way, is in control.c.
  *
  * Pausing: OPEN -> CLOSING (gate bit set, clock stopped, a grace period asked for) -> CLOSED once
  * the grace period has passed and no context is busy. Why CLOSED means that no callback runs:
@@ -14,19 +14,9 @@
  *  4. Work in a device's inbox is a callback to come: still_locked() waits for it. What an
  *     embedder's own thread sets off while CLOSED (a line that it sets, a device that it removes)
  *     is that thread's doing, and is not held up.
- *
- * bb-control never runs the embedder's completions, so removals that it finishes never wait for
- * one; it does call cancel hooks, which must not block. It also does the work of inboxes that
- * nobody else could, and what that posts: such an effect may wait for another device's lock or
- * sleep in a MAY_SLEEP callback. So a thread that waits for a pause looks for itself, too; a pause
- * that was asked for asynchronously then goes on once that effect is done. While a pause is under
- * way both look every millisecond, so that a context need not wake them at the end of a chain with
- * a fence.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <time.h>
 
 #include "engine_internal.h"
@@ -365,7 +355,7 @@ static bool still_locked(struct bb_engine *engine, struct bb_ctx *ctx, struct bu
 }
 
 /* One look at a pause under way. Returns the host time of the next look, UINT64_MAX: none. */
-static bb_ns_t pause_step_locked(struct bb_engine *engine, struct bb_ctx *ctx)
+bb_ns_t bb_pause_step_locked_(struct bb_engine *engine, struct bb_ctx *ctx)
 {
     struct busy_scan scan = {0};
 
@@ -416,18 +406,6 @@ static void add_request_locked(struct bb_engine *engine, struct bb_pause_request
     pthread_cond_signal(&engine->control_wake);
 }
 
-/* Sleeps on `cond` until host time `until_ns`; UINT64_MAX: for as long as it takes. */
-static void wait_until_locked(struct bb_engine *engine, pthread_cond_t *cond, bb_ns_t until_ns)
-{
-    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-
-    if (until_ns == UINT64_MAX) {
-        pthread_cond_wait(cond, &engine->control);
-    } else {
-        (void)pthread_cond_timedwait(cond, &engine->control, &until);
-    }
-}
-
 int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *err)
 {
     struct bb_engine *engine = bb_ectx_(ctx)->engine;
@@ -442,9 +420,9 @@ int bb_engine_pause(struct bb_ctx *ctx, uint64_t deadline_ns, struct bb_error *e
     add_request_locked(engine, &request, deadline_ns);
     /* Looks for itself, too: bb-control may be at work that waits for a cancel hook of ours. */
     while (!request.finished) {
-        bb_ns_t next = pause_step_locked(engine, ctx);
+        bb_ns_t next = bb_pause_step_locked_(engine, ctx);
         if (!request.finished) {
-            wait_until_locked(engine, &engine->changed, next);
+            bb_control_wait_locked_(engine, &engine->changed, next);
         }
     }
     pthread_mutex_unlock(&engine->control);
@@ -501,156 +479,4 @@ bool bb_engine_paused(struct bb_engine *engine)
     bool paused = engine->pause_state == BB_CLOSED_;
     pthread_mutex_unlock(&engine->control);
     return paused;
-}
-
-/* --- bb-control ---------------------------------------------------------------------------------
- */
-
-static void queue_service(struct bb_device *device, bool cancel)
-{
-    struct bb_engine *engine = device->engine;
-
-    pthread_mutex_lock(&engine->control);
-    device->cancel_wanted |= cancel;
-    if (!device->service_queued) {
-        device->service_queued = true;
-        device->service_pin = bb_pins_get_(&device->pins);
-        device->service_next = engine->service;
-        engine->service = device;
-        pthread_cond_signal(&engine->control_wake);
-    }
-    pthread_mutex_unlock(&engine->control);
-}
-
-/* Has bb-control look at the device's inbox. From any thread, in a section of the device's. */
-void bb_control_service_(struct bb_device *device)
-{
-    queue_service(device, false);
-}
-
-/* Has bb-control call the device's cancel hook, which wants nothing held. Likewise. */
-void bb_control_cancel_(struct bb_device *device)
-{
-    queue_service(device, true);
-}
-
-/* Has bb-control do the second half of a removal. */
-void bb_control_retire_(struct bb_device *device)
-{
-    struct bb_engine *engine = device->engine;
-
-    pthread_mutex_lock(&engine->control);
-    device->retired_next = engine->retired;
-    engine->retired = device;
-    pthread_cond_signal(&engine->control_wake);
-    pthread_mutex_unlock(&engine->control);
-}
-
-/* Does what is queued; true where there was something. Under the mutex, which it drops. */
-static bool control_work_locked(struct bb_engine *engine)
-{
-    struct bb_ctx *ctx = engine->control_ctx;
-    struct bb_device *device = engine->retired;
-
-    if (device != NULL) {
-        engine->retired = device->retired_next;
-        pthread_mutex_unlock(&engine->control);
-        bb_device_retire_(ctx, device);
-        pthread_mutex_lock(&engine->control);
-        return true;
-    }
-    device = engine->service;
-    if (device != NULL) {
-        engine->service = device->service_next;
-        device->service_queued = false;
-        unsigned pin = device->service_pin;
-        bool cancel = device->cancel_wanted;
-        device->cancel_wanted = false;
-        pthread_mutex_unlock(&engine->control);
-        if (cancel) {
-            device->ops->cancel(ctx, device->opaque);
-        }
-        bb_section_enter_(ctx);
-        bb_device_try_drain_(ctx, device);
-        bb_section_leave_(ctx);
-        bb_chain_settle_(bb_ectx_(ctx));
-        bb_pins_put_(engine->rcu, &device->pins, pin);
-        pthread_mutex_lock(&engine->control);
-        return true;
-    }
-    return false;
-}
-
-static void *control_main(void *arg)
-{
-    struct bb_engine *engine = arg;
-    struct bb_ctx *ctx = NULL;
-
-    prctl(PR_SET_NAME, "bb-control");
-    int result = bb_ctx_attach(engine, "bb-control", &ctx, &engine->control_error);
-    pthread_mutex_lock(&engine->control);
-    engine->control_ctx = ctx;
-    engine->control_result = result;
-    engine->control_ready = true;
-    pthread_cond_broadcast(&engine->changed);
-    while (result == BB_OK) {
-        do {
-            engine->control_working = true; /* looked at where the work drops the mutex */
-        } while (control_work_locked(engine));
-        engine->control_working = false;
-        bb_ns_t next = pause_step_locked(engine, ctx);
-        if (engine->retired != NULL || engine->service != NULL) {
-            continue;
-        }
-        if (engine->requests == NULL) {
-            if (engine->control_stop) {
-                break;
-            }
-            next = UINT64_MAX;
-        }
-        wait_until_locked(engine, &engine->control_wake, next);
-    }
-    pthread_mutex_unlock(&engine->control);
-    if (ctx != NULL) {
-        (void)bb_ctx_detach_(ctx, NULL);
-    }
-    return NULL;
-}
-
-int bb_control_start_(struct bb_engine *engine, struct bb_error *err)
-{
-    pthread_condattr_t attr;
-    int error;
-
-    pthread_mutex_init(&engine->control, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&engine->control_wake, &attr);
-    pthread_cond_init(&engine->changed, &attr);
-    pthread_condattr_destroy(&attr);
-    error = pthread_create(&engine->control_thread, NULL, control_main, engine);
-    if (error != 0) {
-        return bb_error_set(err, BB_E_SYSTEM, "bb-control can't be started: %s", strerror(error));
-    }
-    pthread_mutex_lock(&engine->control);
-    while (!engine->control_ready) {
-        pthread_cond_wait(&engine->changed, &engine->control);
-    }
-    pthread_mutex_unlock(&engine->control);
-    if (engine->control_result != BB_OK) {
-        pthread_join(engine->control_thread, NULL);
-        if (err != NULL) {
-            *err = engine->control_error;
-        }
-    }
-    return engine->control_result;
-}
-
-void bb_control_stop_(struct bb_engine *engine)
-{
-    pthread_mutex_lock(&engine->control);
-    engine->control_stop = true;
-    pthread_cond_signal(&engine->control_wake);
-    pthread_mutex_unlock(&engine->control);
-    pthread_join(engine->control_thread, NULL);
 }
