@@ -41,7 +41,7 @@ static void inbox_push(struct bb_device_timer *timer, bb_ns_t deadline_ns)
     struct bb_device_timer *head = bb_load_relaxed(&device->inbox_timers); /* the swap decides */
     do {
         timer->inbox_next = head;
-        /* Release: pairs with the acquire exchange in bb_device_drain_inbox_(). */
+        /* Release: pairs with the acquire exchange in take_timers() (device.c). */
     } while (!bb_cas_release(&device->inbox_timers, &head, timer));
 }
 
