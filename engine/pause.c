@@ -147,7 +147,7 @@ static void set_gate(struct bb_engine *engine, bool closed)
 
     bits = closed ? bits | BB_SLOW_GATE_ : bits & ~(uint32_t)BB_SLOW_GATE_;
     /* Release: an access that finds the gate open again sees what was done while it was closed;
-     * pairs, through the section's own ordering, with fast_begin() and bb_gate_enter_(). */
+     * pairs, through the section's own ordering, with fast_find() and bb_gate_enter_(). */
     bb_store_release(&engine->map->gate, bits);
 }
 
