@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The chain rules (engine/chain.c, DESIGN "Chains"), each with the deadlock or the disorder that it
+ * The chain rules (docs/architecture.md, "Chains"), each with the deadlock or the disorder that it
  * excludes: a suite with a timeout is the test for "does not deadlock".
  */
 #include "fixture.h"
