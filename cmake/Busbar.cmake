@@ -1,5 +1,6 @@
 # How busbar's targets are made: bb_module() for a module of the library, bb_test() for a suite,
-# bb_script_test() for a test that is a command, bb_fuzz() for a fuzz target.
+# bb_script_test() for a test that is a command, bb_fuzz() for a fuzz target, bb_package() for what the
+# build needs from the system.
 
 set(CMAKE_C_STANDARD 17)
 set(CMAKE_C_EXTENSIONS ON)
@@ -17,7 +18,18 @@ option(BUSBAR_COVERAGE "Count executed lines, for the target `coverage`" OFF)
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
-pkg_check_modules(URCU REQUIRED IMPORTED_TARGET liburcu-memb)
+
+# bb_package(PREFIX MODULE PACKAGE)
+# pkg_check_modules() for what can't be done without, saying where it is to be had.
+macro(bb_package prefix module package)
+    pkg_check_modules(${prefix} QUIET IMPORTED_TARGET ${module})
+    if(NOT ${prefix}_FOUND)
+        message(FATAL_ERROR "${module} is missing: install ${package} and configure again, or run "
+            "./dev, which does both")
+    endif()
+endmacro()
+
+bb_package(URCU liburcu-memb liburcu-dev)
 
 # Warnings, visibility and sanitizers travel in one interface target, so that freestanding payloads
 # built by the same project do not inherit them.
