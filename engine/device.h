@@ -135,9 +135,12 @@ BB_API void bb_device_unlock(struct bb_ctx *ctx, struct bb_device *device);
 
 /*
  * Has ops->notified run under the device's lock with bit `pin` (0 to 63) set: now, if the lock is
- * free, else by whoever holds it. Lock-free; for sinks whose state needs the lock. Every register
+ * free, else by whoever holds it. For sinks whose state needs the lock. Every register
  * read of such a device runs under the lock, and therefore sees what was notified before it:
  * bb_device_lock() drains the inbox first.
+ * Threads: the context's own, also in callbacks and under any lock; lock-free, but for handing an
+ * inbox that does not get empty to bb-control. Ordering: what the caller did before is seen by
+ * ops->notified.
  */
 BB_API void bb_device_notify(struct bb_ctx *ctx, struct bb_device *device, unsigned pin);
 
@@ -183,6 +186,7 @@ BB_API void bb_device_timer_disarm(struct bb_ctx *ctx, struct bb_device_timer *t
  * Returns BB_OK; BB_E_INVAL without a device or a function; BB_E_LIMIT where the queue is full or
  * the chain's budget is spent (counted);
  * BB_E_CONTEXT outside any callback while the thread is in a section or holds a ranked lock.
+ * Threads: the context's own. Lifetime: `opaque` is the caller's until `fn` has run.
  */
 BB_API int bb_post(struct bb_ctx *ctx, struct bb_device *device,
                    void (*fn)(struct bb_ctx *ctx, void *opaque, uint64_t argument), void *opaque,

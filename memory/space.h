@@ -77,7 +77,7 @@ BB_API int bb_txn_commit(struct bb_txn *txn, struct bb_error *err);
 /* Drops a transaction; nothing of it becomes visible. Threads: the thread that began it. */
 BB_API void bb_txn_abort(struct bb_txn *txn);
 
-/* A transaction of one change. Results and threads as for the parts. */
+/* A transaction of one change. Results and Threads as for the parts. */
 BB_API int bb_space_map(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa,
                         struct bb_region *region, struct bb_error *err);
 BB_API int bb_space_unmap(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err);

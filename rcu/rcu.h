@@ -66,6 +66,7 @@ struct bb_rcu_stats {
     uint64_t throttled;      /* times a writer had to wait for the byte bound */
 };
 
+/* Threads: the context's own; takes the grace periods' lock. */
 BB_API struct bb_rcu_stats bb_rcu_stats(struct bb_ctx *ctx);
 
 /*

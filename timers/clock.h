@@ -24,13 +24,15 @@ enum bb_clock_mode {
 
 /*
  * Virtual time now. Starts at 0, stopped; the engine starts it at creation.
+ * Threads: any, with or without a context; lock-free as a counter's read is.
  * Ordering: sampled after the caller's earlier loads and before its later ones.
  */
 BB_API bb_ns_t bb_clock_now_ns(struct bb_clock *clock);
 
-/* The clock as the source of a counter. Lifetime: the clock's. */
+/* The clock as the source of a counter. Threads: any; wait-free. Lifetime: the clock's. */
 BB_API struct bb_time_source bb_clock_source(struct bb_clock *clock);
 
+/* How it was made, and whether it runs at this moment. Threads: any; wait-free. */
 BB_API enum bb_clock_mode bb_clock_mode(const struct bb_clock *clock);
 BB_API bool bb_clock_running(struct bb_clock *clock);
 
@@ -38,6 +40,8 @@ BB_API bool bb_clock_running(struct bb_clock *clock);
  * Stops and restarts it. While stopped, no timer expires; timers armed for a time that is passed
  * meanwhile don't exist, since it does not pass. A manual clock "runs" in the sense that steps
  * fire timers. Idempotent. bb_engine_pause() and bb_engine_resume() call these.
+ * Threads: control; take the clock's lock. Ordering: a read that begins after bb_clock_stop() has
+ * returned yields the time at which the clock stands.
  */
 BB_API void bb_clock_stop(struct bb_clock *clock);
 BB_API void bb_clock_start(struct bb_clock *clock);

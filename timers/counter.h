@@ -13,8 +13,9 @@
  *     one compare-and-swap on the era's halt slot decides it. Nobody waits for the writer.
  *  3. A reader of a running counter loads the era word, reads the source, and loads the era word
  *     again, the three kept in that order (fences, or `ordered` below). If it is unchanged, the
- * source was read before STOPPING was visible, hence before any proposal's source read: the halt
- * value can't be less. If it changed, the reader returns the value of the transition it ran into.
+ *     source was read before STOPPING was visible, hence before any proposal's source read: the
+ *     halt value can't be less. If it changed, the reader returns the value of the transition it
+ *     ran into.
  *
  * Invariants, given a source that is monotonic across threads with a happens-before:
  *  A. No value returned by a read that began after a returned read ended is smaller, unless
@@ -64,7 +65,10 @@ struct bb_counter {
     } slot[BB_COUNTER_ERAS];
 };
 
-/* Initialises a halted counter of value 0. `tick_ns` of 0 is taken as 1. */
+/*
+ * Initialises a halted counter of value 0. `tick_ns` of 0 is taken as 1. Threads: one, before any
+ * other sees it. Lifetime: needs no end; what `source` refers to must outlive it.
+ */
 BB_API void bb_counter_init(struct bb_counter *counter, const struct bb_time_source *source,
                             uint64_t tick_ns);
 
@@ -84,7 +88,11 @@ BB_API uint64_t bb_counter_read(struct bb_counter *counter);
 BB_API uint64_t bb_counter_read_state(struct bb_counter *counter, bool *running,
                                       bb_ns_t *source_ns);
 
-/* Halts and returns the value at which it stands; the value again where it is halted already. */
+/*
+ * The three below are for writers, of which there is one at a time; they wait for nobody.
+ * Halts and returns the value at which it stands; the value again where it is halted already.
+ * Ordering: no read that begins later returns more, and none that had ended had returned more.
+ */
 BB_API uint64_t bb_counter_halt(struct bb_counter *counter);
 /* Lets it run on from where it stands; nothing where it runs already. */
 BB_API void bb_counter_run(struct bb_counter *counter);
