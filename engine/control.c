@@ -11,6 +11,7 @@
  * way both look every millisecond, so that a context need not wake them at the end of a chain with
  * a fence.
  */
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -143,6 +144,7 @@ static void *control_main(void *arg)
 int bb_control_start_(struct bb_engine *engine, struct bb_error *err)
 {
     pthread_condattr_t attr;
+    sigset_t all, before;
     int error;
 
     pthread_mutex_init(&engine->control, NULL);
@@ -151,7 +153,11 @@ int bb_control_start_(struct bb_engine *engine, struct bb_error *err)
     pthread_cond_init(&engine->control_wake, &attr);
     pthread_cond_init(&engine->changed, &attr);
     pthread_condattr_destroy(&attr);
+    /* Signals to the process are for the embedder's threads. */
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     error = pthread_create(&engine->control_thread, NULL, control_main, engine);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error != 0) {
         return bb_error_set(err, BB_E_SYSTEM, "bb-control can't be started: %s", strerror(error));
     }

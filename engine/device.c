@@ -141,11 +141,24 @@ void bb_device_each_region(struct bb_ctx *ctx, struct bb_device *device,
                            void (*visit)(void *opaque, const struct bb_region *region),
                            void *opaque)
 {
-    bb_lock_acquire(ctx, &device->engine->table);
-    for (size_t i = 0; i < device->region_count; i++) {
-        visit(opaque, device->regions[i]);
-    }
-    bb_lock_release(ctx, &device->engine->table);
+    enum { AT_A_TIME = 16 };
+    const struct bb_region *some[AT_A_TIME];
+    size_t next = 0, count;
+
+    /* Foreign code runs under no lock of ours; the section keeps what is being removed. */
+    bb_section_enter_(ctx);
+    do {
+        count = 0;
+        bb_lock_acquire(ctx, &device->engine->table);
+        while (count < AT_A_TIME && next < device->region_count) {
+            some[count++] = device->regions[next++];
+        }
+        bb_lock_release(ctx, &device->engine->table);
+        for (size_t i = 0; i < count; i++) {
+            visit(opaque, some[i]);
+        }
+    } while (count == AT_A_TIME);
+    bb_section_leave_(ctx);
 }
 
 /* Room for one more region; under the table lock. */

@@ -66,8 +66,9 @@ BB_API const char *bb_device_name(const struct bb_device *device);
 /* The number by which reports name it; never 0, not used again. Threads: any; wait-free. */
 BB_API uint32_t bb_device_id(const struct bb_device *device);
 /*
- * Calls `visit` for each region of the device, under the engine's table lock.
- * Threads: the context's own, outside callbacks; `visit` may not create or remove regions.
+ * Calls `visit` for each region of the device, in a read section and under no lock. One that is
+ * created or removed meanwhile may be visited or not.
+ * Threads: the context's own; takes the engine's table lock in between.
  */
 BB_API void bb_device_each_region(struct bb_ctx *ctx, struct bb_device *device,
                                   void (*visit)(void *opaque, const struct bb_region *region),

@@ -58,7 +58,7 @@ static enum bb_expiry_ expire(struct bb_ctx *ctx, struct bb_timer_ *base, bb_ns_
         bb_big_lock_(e);
     }
     bb_section_enter_(ctx);
-    if ((bb_load_relaxed(&engine->map->gate) & BB_SLOW_GATE_) != 0) { /* as in dispatch.c */
+    if ((bb_load_acquire(&engine->map->gate) & BB_SLOW_GATE_) != 0) { /* as in dispatch.c */
         result = BB_EXPIRY_PARK_; /* the clock is being stopped; it comes back when it runs again */
     } else if (bb_load_acquire(&device->removing) == 0) { /* pairs with begin_removal() */
         e->active = true;

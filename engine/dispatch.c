@@ -278,6 +278,104 @@ int bb_access_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect)
     return access_pieces(e, effect->write.space, effect->write.gpa, effect->size, &value, true);
 }
 
+/* True where the fast path may begin its section. */
+static inline __attribute__((always_inline)) bool fast_possible(const struct bb_ectx_ *e)
+{
+    return BB_LIKELY(e->mem.base.callback_depth == 0 && !bb_section_active_(&e->mem.base));
+}
+
+/* The leaf for the fast path, its frame set; NULL where the access has to go the slow way, or the
+ * gate is not as expected. In a section that has just begun. */
+static inline __attribute__((always_inline)) const struct bb_flat_ *
+fast_find(struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa, uint64_t size,
+          uint32_t gate, uint64_t *offset)
+{
+    const struct bb_flat_ *leaf;
+    uint64_t inside;
+
+    /* Ordered by the section against the pause that closed it (head comment). Acquire: pairs with
+     * set_gate() where it opened: what was changed during the pause is seen. Where sections need
+     * fences a bit that never changes is set, and this one is left for one with them. */
+    if (BB_UNLIKELY(bb_load_acquire(&e->mem.map->gate) != gate)) {
+        return NULL;
+    }
+    leaf = bb_map_find_inside_(&e->mem, space, gpa, &inside);
+    if (BB_UNLIKELY(leaf == NULL)) {
+        return NULL;
+    }
+    *offset = inside + leaf->region_offset;
+    /* A power of two, aligned; fast_sizes has the rest. */
+    if (BB_UNLIKELY((leaf->fast_sizes & size) == 0 || ((*offset | size) & (size - 1)) != 0)) {
+        return NULL;
+    }
+    e->chain.device = leaf->owner;
+    /* callback_depth 1 and the device's id. Relaxed: others read it for reports. */
+    bb_store_relaxed(&e->mem.base.frame, leaf->frame);
+    return leaf;
+}
+
+static inline __attribute__((always_inline)) void fast_end(struct bb_ectx_ *e)
+{
+    bb_store_relaxed(&e->mem.base.frame, 0); /* as in fast_find() */
+    bb_section_leave_outermost_(&e->mem.base);
+    if (BB_UNLIKELY(e->mem.base.epilogue != 0)) {
+        bb_chain_finish_(e);
+    }
+}
+
+/*
+ * The fast path of the baselines: what the lock-free one does, under one big lock or under the
+ * device's own, so that what they cost beside it is the lock and nothing else. Returns 1 where the
+ * access has to go the slow way; nothing has been done then.
+ */
+static int access_baseline(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa, unsigned size,
+                           uint64_t *value, bool write)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+    uint32_t gate = bb_load_relaxed(&e->mem.map->gate); /* looked at again in fast_find() */
+    bool big = gate == BB_SLOW_LOCK_BIG_;
+    const struct bb_flat_ *leaf;
+    uint64_t offset;
+    int result = 1;
+
+    if ((!big && gate != BB_SLOW_LOCK_DEVICE_) || ctx->lock_depth > 0 || !fast_possible(e)) {
+        return 1;
+    }
+    if (big) {
+        bb_big_lock_(e);
+    }
+    bb_section_enter_outermost_(ctx);
+    leaf = fast_find(e, space, gpa, size, gate, &offset);
+    if (leaf == NULL) {
+        bb_section_leave_outermost_(ctx);
+    } else {
+        uint64_t mask = bb_mask_bytes(size);
+        uint64_t data = write ? *value & mask : 0;
+
+        if (!big) {
+            bb_lock_acquire(ctx, &leaf->owner->baseline);
+        }
+        result = write ? leaf->region->write(ctx, leaf->opaque, offset, size, data)
+                       : leaf->read(ctx, leaf->opaque, offset, size, &data);
+        if (!big) {
+            bb_lock_release(ctx, &leaf->owner->baseline);
+        }
+        if (result != BB_OK) {
+            bb_count_(e, refused);
+            data = space->unassigned;
+            result = BB_E_DEVICE;
+        }
+        if (!write) {
+            *value = data & mask;
+        }
+        fast_end(e);
+    }
+    if (big) {
+        bb_big_unlock_(e);
+    }
+    return result;
+}
+
 static __attribute__((noinline)) int access_slow(struct bb_ectx_ *e, struct bb_space *space,
                                                  bb_gpa_t gpa, unsigned size, uint64_t *value,
                                                  bool write)
@@ -290,6 +388,10 @@ static __attribute__((noinline)) int access_slow(struct bb_ectx_ *e, struct bb_s
     }
     if (e->mem.base.callback_depth > 0) {
         return access_pieces(e, space, gpa, size, value, write);
+    }
+    result = access_baseline(e, space, gpa, size, value, write);
+    if (result <= 0) {
+        return result;
     }
     if (!bb_gate_enter_(e)) {
         if (!write) {
@@ -322,50 +424,6 @@ static __attribute__((noinline)) int access_slow_after_all(struct bb_ectx_ *e,
 /* Begins on a cache line: how its instructions fall on lines is worth 0.5 ns an access. */
 #define FAST_FUNCTION __attribute__((aligned(BB_CACHE_LINE_BYTES)))
 
-/* True where the fast path may begin its section. */
-static inline __attribute__((always_inline)) bool fast_possible(const struct bb_ectx_ *e)
-{
-    return BB_LIKELY(e->mem.base.callback_depth == 0 && !bb_section_active_(&e->mem.base));
-}
-
-/* The leaf for the fast path, its frame set; NULL where the access has to go the slow way. In a
- * section that has just begun. */
-static inline __attribute__((always_inline)) const struct bb_flat_ *
-fast_find(struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa, uint64_t size,
-          uint64_t *offset)
-{
-    const struct bb_flat_ *leaf;
-    uint64_t inside;
-
-    /* Relaxed: ordered by the section against the pause that set it (head comment). Where sections
-     * need fences a bit that never changes is set, and this one is left for one with them. */
-    if (BB_UNLIKELY(bb_load_relaxed(&e->mem.map->gate) != 0)) {
-        return NULL;
-    }
-    leaf = bb_map_find_inside_(&e->mem, space, gpa, &inside);
-    if (BB_UNLIKELY(leaf == NULL)) {
-        return NULL;
-    }
-    *offset = inside + leaf->region_offset;
-    /* A power of two, aligned; fast_sizes has the rest. */
-    if (BB_UNLIKELY((leaf->fast_sizes & size) == 0 || ((*offset | size) & (size - 1)) != 0)) {
-        return NULL;
-    }
-    e->chain.device = leaf->owner;
-    /* callback_depth 1 and the device's id. Relaxed: others read it for reports. */
-    bb_store_relaxed(&e->mem.base.frame, leaf->frame);
-    return leaf;
-}
-
-static inline __attribute__((always_inline)) void fast_end(struct bb_ectx_ *e)
-{
-    bb_store_relaxed(&e->mem.base.frame, 0); /* as in fast_find() */
-    bb_section_leave_outermost_(&e->mem.base);
-    if (BB_UNLIKELY(e->mem.base.epilogue != 0)) {
-        bb_chain_finish_(e);
-    }
-}
-
 static const uint64_t size_mask[8] = {[1] = UINT8_MAX, [2] = UINT16_MAX, [4] = UINT32_MAX};
 
 static __attribute__((noinline)) int fast_read_refused(struct bb_ectx_ *e, uint64_t *value,
@@ -397,7 +455,7 @@ FAST_FUNCTION int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gp
         return access_slow(e, space, gpa, size, value, false);
     }
     bb_section_enter_outermost_(ctx);
-    leaf = fast_find(e, space, gpa, bytes, &offset);
+    leaf = fast_find(e, space, gpa, bytes, 0, &offset);
     if (BB_UNLIKELY(leaf == NULL)) {
         return access_slow_after_all(e, space, gpa, size, value, false);
     }
@@ -424,7 +482,7 @@ FAST_FUNCTION int bb_mmio_write(struct bb_ctx *ctx, struct bb_space *space, bb_g
         return access_slow(e, space, gpa, size, &value, true);
     }
     bb_section_enter_outermost_(ctx);
-    leaf = fast_find(e, space, gpa, size, &offset);
+    leaf = fast_find(e, space, gpa, size, 0, &offset);
     if (BB_UNLIKELY(leaf == NULL)) {
         return access_slow_after_all(e, space, gpa, size, &value, true);
     }

@@ -78,7 +78,7 @@ bool bb_gate_enter_(struct bb_ectx_ *e)
     bb_chain_settle_(e);
     for (;;) {
         bb_section_enter_(ctx);
-        slow = bb_load_relaxed(&e->mem.map->gate); /* ordered by the section; see dispatch.c */
+        slow = bb_load_acquire(&e->mem.map->gate); /* as in fast_find() (dispatch.c) */
         if ((slow & BB_SLOW_GATE_) == 0) {
             /* In the section: seen by scan_busy() after the grace period that waits for us. */
             bb_store_release(&e->busy, 1);
