@@ -356,8 +356,24 @@ static int command_demo(int argc, char **argv)
     return status;
 }
 
+/*
+ * Whoever started us may have closed standard descriptors. One of ours would then take such a
+ * number, and the serial port would eat the signals that are to end the run, or write into an
+ * eventfd. Filled so that reading the input and writing the output go on failing.
+ */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) {
+            _exit(BB_EXIT_USAGE); /* with nowhere to say so */
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         usage_error("give a command: busbar run, busbar demo, or busbar help");

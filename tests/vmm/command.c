@@ -45,6 +45,9 @@ static void become(const struct command_setup *setup, int out_fd, int err_fd,
         close(terminal);
     }
     close_range(STDERR_FILENO + 1, ~0u, 0); /* the test runner's own */
+    if (setup->no_stdin) {
+        close(STDIN_FILENO);
+    }
     if (setup->fds_max != 0) {
         struct rlimit limit = {.rlim_cur = setup->fds_max, .rlim_max = setup->fds_max};
         setrlimit(RLIMIT_NOFILE, &limit);

@@ -38,6 +38,7 @@ struct command {
 /* How to start one; all zero is fine. */
 struct command_setup {
     int stdin_fd;     /* 0: /dev/null; else what becomes its standard input */
+    bool no_stdin;    /* started with standard input closed */
     uid_t uid;        /* 0: unchanged; else the user that it runs as */
     unsigned fds_max; /* 0: unchanged; else its hard limit of descriptors */
 };

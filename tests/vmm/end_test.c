@@ -104,6 +104,23 @@ Test(guest_end, signals_end_a_guest_that_spins)
     end_guest(payload_ready_spin, sizeof(payload_ready_spin));
 }
 
+/* Else the signals' own descriptor is it, and the serial port's input may take a signal first. */
+Test(guest_end, a_closed_standard_input_does_not_become_something_of_the_run)
+{
+    const char *const args[] = {"run", "--kernel",
+                                kernel(payload_ready_spin, sizeof(payload_ready_spin)), NULL};
+    struct command_setup setup = {.no_stdin = true};
+    struct command command;
+    char link[64], target[64] = "";
+
+    cr_assert(command_start(&command, &setup, &result, args));
+    cr_assert(command_await_text(&command, "R", PATIENCE_S), "%s", result.err);
+    snprintf(link, sizeof(link), "/proc/%d/fd/0", (int)command.pid);
+    cr_assert_gt(readlink(link, target, sizeof(target) - 1), 0);
+    cr_assert_str_eq(target, "/dev/null");
+    end_by(&command, SIGTERM);
+}
+
 Test(guest_end, signals_end_a_guest_that_sleeps)
 {
     end_guest(payload_ready_halt, sizeof(payload_ready_halt));
