@@ -155,8 +155,9 @@ void bb_serial_put(struct bb_serial *serial, uint8_t byte)
     /* Relaxed: the compare-and-swap below decides. */
     uint64_t head = bb_load_relaxed(&serial->head);
     do {
-        /* Pairs with take(): the slots it has given back are empty. */
-        if (head - bb_load_acquire(&serial->tail) >= RING_SLOTS) {
+        /* Pairs with take(): the slots it has given back are empty. Signed: where `head` is old,
+         * `tail` may have passed it; then the swap fails and brings the new one. */
+        if ((int64_t)(head - bb_load_acquire(&serial->tail)) >= RING_SLOTS) {
             /* Relaxed: a statistic. */
             bb_fetch_add_relaxed(&serial->dropped, 1);
             return;
