@@ -1,13 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The cost of a change in a large map: what it copies, which is exact, and how long it takes, by
- * its median, against a goal that leaves room for sanitizers and busy machines.
+ * its median, against the goal. A sanitizer's build makes the changes and judges no time.
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "fixture.h"
+
+#if BB_TSAN || defined(__SANITIZE_ADDRESS__)
+enum { SANITIZED = 1 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+#else
+enum { SANITIZED = 0 };
+#endif
 
 enum { MAPPED = 10000, CHANGES = 2000, GOAL_NS = 20000 };
 
@@ -107,6 +119,8 @@ Test(cost, a_region_is_added_to_a_map_of_10000_and_removed_within_20_us)
     qsort(remove_ns, CHANGES, sizeof(remove_ns[0]), by_value);
     cr_log_info("added in %" PRIu64 " ns, removed in %" PRIu64 " ns (medians of %d)",
                 add_ns[CHANGES / 2], remove_ns[CHANGES / 2], CHANGES);
-    cr_assert_leq(add_ns[CHANGES / 2], GOAL_NS);
-    cr_assert_leq(remove_ns[CHANGES / 2], GOAL_NS);
+    if (!SANITIZED) {
+        cr_assert_leq(add_ns[CHANGES / 2], GOAL_NS);
+        cr_assert_leq(remove_ns[CHANGES / 2], GOAL_NS);
+    }
 }
