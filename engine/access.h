@@ -24,13 +24,15 @@ BB_BEGIN_DECLS
 /*
  * Reads `size` bytes (1 to 8; sizes that are no power of two are split) at `gpa`. The value is
  * zero-extended, little-endian in the guest's sense: byte 0 is the byte at `gpa`.
- * `*value` is always written on BB_OK, BB_E_DECODE and BB_E_DEVICE: in the latter two with what
- * the space says a read of nothing yields (all ones on x86), per piece where only a piece failed.
- * Returns BB_OK; BB_E_DECODE where no region is (counted); BB_E_DEVICE where the access was
- * refused (counted); BB_E_RANGE for a size of 0 or over 8, or an address range that wraps;
- * BB_E_CONTEXT where an access that began while the thread held a section, a ranked lock or the
- * external lock would have to wait for a lock below it, or at the gate of a paused engine (then
- * also with the value of a read of nothing).
+ * `*value` is always written but on BB_E_RANGE. The bytes of a piece that failed are those that
+ * the space says failed reads yield (struct bb_space_config; all ones by default): decode_error's
+ * where it met nothing, device_error's where it was refused. Byte i of the access is byte i mod 8
+ * of that pattern, also where a translation led to another space.
+ * Returns BB_OK; BB_E_DECODE where no region is, or one that says so (counted); BB_E_DEVICE where
+ * the access was refused (counted); BB_E_RANGE for a size of 0 or over 8, or an address range that
+ * wraps; BB_E_CONTEXT where an access that began while the thread held a section, a ranked lock or
+ * the external lock would have to wait for a lock below it, for coalesced writes to be made, or at
+ * the gate of a paused engine.
  * Threads: the context's own. Waits only for what the register's path says, and at a closed gate.
  */
 BB_API int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
@@ -39,6 +41,30 @@ BB_API int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa
 /* Writes the low `size` bytes of `value`. Results and threads as for bb_mmio_read(). */
 BB_API int bb_mmio_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                          uint64_t value);
+
+/*
+ * The same for 1 to 64 bytes, in order of address, by and with the attributes of `attrs`. A region
+ * takes an access of more than 8 bytes where its valid_max allows it, and its callbacks see pieces.
+ * `bytes` is filled in as *value is above. Where an access does not lie in one region, or its size
+ * is no power of two, each region sees the largest powers of two of bytes of it, in rising order.
+ */
+BB_API int bb_access_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, void *bytes,
+                          unsigned size, struct bb_attrs attrs);
+BB_API int bb_access_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa,
+                           const void *bytes, unsigned size, struct bb_attrs attrs);
+
+/*
+ * Inside a callback: the attributes of the access that it serves; all zero elsewhere, and for
+ * accesses made without. Threads: the context's own; wait-free.
+ */
+BB_API struct bb_attrs bb_access_attrs(const struct bb_ctx *ctx);
+
+/*
+ * Makes every coalesced write (memory/doorbell.h) that any vCPU has left, in order.
+ * Returns BB_OK, or BB_E_CONTEXT inside any callback, section, pin or lock.
+ * Threads: the context's own; waits for who makes them already.
+ */
+BB_API int bb_coalesced_flush(struct bb_ctx *ctx);
 
 /*
  * Sends a message-signalled interrupt: to the engine's MSI sink, at once, or, behind a posted

@@ -67,6 +67,8 @@ struct bb_engine_config {
     void (*stall)(void *opaque, const struct bb_rcu_stall *stall); /* NULL: stderr, rate-limited */
     void *stall_opaque;
     unsigned chain_effects_max; /* lifetime budget of a chain, 1 to 1024; 0: 256 */
+    bool count_accesses; /* begin with accesses counted for each region: bb_engine_count_accesses()
+                          */
 };
 
 /*
@@ -168,6 +170,29 @@ struct bb_engine_stats {
 
 /* Threads: the context's own; takes a lock of contexts that no access takes. */
 BB_API struct bb_engine_stats bb_engine_stats(struct bb_ctx *ctx);
+
+/*
+ * Turns the counting of accesses by region and context on or off; while it is on, accesses take the
+ * slower path of dispatch, and each writes memory of its own context alone.
+ * Threads: the context's own; takes the control mutex briefly.
+ */
+BB_API void bb_engine_count_accesses(struct bb_ctx *ctx, bool on);
+
+/* What one context did with one region while counting was on. A split access counts once. */
+struct bb_region_counts {
+    uint64_t reads;
+    uint64_t writes;
+    uint64_t refused; /* of either */
+};
+/*
+ * Calls `visit` for each attached context that has accessed `region`, with the context's name, and
+ * once for all that have detached since (name NULL). Threads: the context's own; `visit` runs under
+ * a lock of contexts and must not call the engine.
+ */
+BB_API void bb_region_counts_each(struct bb_ctx *ctx, const struct bb_region *region,
+                                  void (*visit)(void *opaque, const char *name,
+                                                const struct bb_region_counts *counts),
+                                  void *opaque);
 /* What the engine's heap holds. Threads: any. */
 BB_API struct bb_heap_usage bb_engine_memory(struct bb_engine *engine);
 

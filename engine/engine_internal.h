@@ -19,6 +19,7 @@ enum {
     BB_CHAIN_QUEUE_ = 64,    /* effects of one chain outstanding at once */
     BB_CHAIN_RECORDS_ = 512, /* ancestry records of one chain */
     BB_CHAIN_NO_RECORD_ = 0xffff,
+    BB_BULK_FEW_ = 48, /* a posted DMA write of so many bytes needs no memory of the heap's */
     BB_NEST_MAX_ = 16, /* callbacks active at once on one context */
     BB_CHAIN_EFFECTS_DEFAULT_ = 256,
     BB_CHAIN_EFFECTS_MAX_ = 1024,
@@ -29,6 +30,7 @@ enum {
 
 enum bb_effect_kind_ {
     BB_EFFECT_WRITE_, /* a write to `space` */
+    BB_EFFECT_BULK_,  /* a write by DMA: many bytes are in memory of the heap's that it owns */
     BB_EFFECT_MSI_,   /* address, data */
     BB_EFFECT_RAISE_, /* look at `source` again */
     BB_EFFECT_PULSE_, /* one edge on `source` */
@@ -46,8 +48,20 @@ struct bb_effect_ {
         struct {
             struct bb_space *space;
             bb_gpa_t gpa;
-            uint64_t value;
+            union {
+                uint64_t value;
+                uint8_t bytes[BB_ACCESS_BYTES_MAX_]; /* in order of address */
+            };
+            struct bb_attrs attrs;
         } write;
+        struct {
+            struct bb_space *space;
+            bb_gpa_t gpa;
+            uint8_t *bytes; /* the heap's; NULL: those in `few` */
+            uint32_t length;
+            struct bb_attrs attrs;
+            uint8_t few[BB_BULK_FEW_];
+        } bulk;
         struct {
             uint64_t address;
             uint32_t data;
@@ -75,11 +89,12 @@ struct bb_chain_ {
     uint16_t record;          /* its record; 0 for an outermost access */
     uint16_t record_count;    /* records in use; 1 between chains */
     uint16_t head;            /* first effect to run; BB_CHAIN_QUEUE_: none */
-    uint16_t insert;  /* effect behind which the next one goes; BB_CHAIN_QUEUE_: at the head */
-    uint16_t free;    /* list of unused effects */
-    uint16_t ordered; /* order-keeping effects posted since the running one began */
-    uint32_t spent;   /* effects posted in the chain's life */
-    bool epilogue;    /* effects are running */
+    uint16_t insert;     /* effect behind which the next one goes; BB_CHAIN_QUEUE_: at the head */
+    uint16_t free;       /* list of unused effects */
+    uint16_t ordered;    /* order-keeping effects posted since the running one began */
+    uint32_t spent;      /* effects posted in the chain's life */
+    uint32_t bulk_bytes; /* of BULK effects outstanding, at most BB_DMA_POSTED_MAX */
+    bool epilogue;       /* effects are running */
     struct bb_effect_ effect[BB_CHAIN_QUEUE_];
     struct bb_record_ records[BB_CHAIN_RECORDS_];
 };
@@ -105,9 +120,12 @@ struct bb_ectx_ {
     struct bb_engine *engine; /* immutable */
     /* Of the fast read whose callback runs: kept here, and not in a register across the call. */
     const struct bb_space *fast_space;
-    uint32_t busy; /* (a) the chain is or may be outside a section: pause waits for it */
-    bool big;      /* this chain has the big lock */
-    bool active;   /* a chain has begun that will run bb_chain_finish_() */
+    uint32_t busy;           /* (a) the chain is or may be outside a section: pause waits for it */
+    bool big;                /* this chain has the big lock */
+    bool active;             /* a chain has begun that will run bb_chain_finish_() */
+    struct bb_attrs attrs;   /* of the access whose callback runs; all zero on the fast path */
+    struct bb_ring_ *ring;   /* coalesced writes: coalesce.c; made when the context is attached */
+    struct bb_tally_ *tally; /* counts by region: counters.c; NULL until counting is first on */
     struct bb_counts_ counts;
     struct bb_chain_ chain;
 };
@@ -118,6 +136,7 @@ enum {
     BB_SLOW_LOCK_DEVICE_ = 2,
     BB_SLOW_LOCK_BIG_ = 4,
     BB_SLOW_FENCES_ = 8, /* this host has no membarrier: sections need fences */
+    BB_SLOW_COUNT_ = 16, /* accesses are counted by region */
 };
 
 enum bb_pause_state_ { BB_OPEN_, BB_CLOSING_, BB_CLOSED_ };
@@ -146,6 +165,10 @@ struct bb_engine {
     struct bb_msi_sink msi_sink;
     struct bb_external_lock external;
     char name[BB_CTX_NAME_BYTES];
+
+    struct bb_coalescer_ *coalescer; /* coalesce.c */
+    struct bb_bounces_ *bounces;     /* dma_map.c */
+    struct bb_tallies_ *tallies;     /* counters.c: of contexts that are gone */
 
     pthread_mutex_t big __attribute__((aligned(BB_CACHE_LINE_BYTES))); /* BB_LOCK_BIG */
 
@@ -231,8 +254,8 @@ struct bb_device {
     uint64_t inbox_pins;                  /* (a) */
     struct bb_device_timer *inbox_timers; /* (a) a stack */
     struct bb_pins_ pins;
-    uint32_t parts; /* (a) drains of `pins` to come: its own, and one for each region that is being
-                       removed by itself */
+    uint32_t coalesced;       /* its regions' coalesced ranges; under the map's lock */
+    uint32_t parts;           /* (a) waits to come before it may be freed: removal.c */
     uint32_t removing;        /* (a) set once, under the table lock */
     struct bb_engine *engine; /* immutable from here on */
     const struct bb_device_ops *ops;
@@ -245,6 +268,7 @@ struct bb_device {
     struct bb_region **regions;
     size_t region_count;
     size_t region_room;
+    size_t adopted; /* of them, those with pins of their own */
     struct bb_device_timer *timers;
     struct bb_source *sources;
     /* Guarded by the engine's control mutex. */
@@ -255,6 +279,9 @@ struct bb_device {
     struct bb_device *retired_next;
     /* The remover's. */
     struct bb_pin_drain_ drain;
+    struct bb_adopted_drain_ *adopted_drains; /* one for each region adopted */
+    size_t adopted_drain_count;
+    struct bb_rcu_head weight;
     struct bb_rcu_head head;
     void (*done)(void *opaque);
     void *done_opaque;
@@ -279,9 +306,17 @@ uint16_t bb_chain_record_(struct bb_ectx_ *e, uint32_t device_id, uint16_t paren
 struct bb_effect_ *bb_chain_post_(struct bb_ectx_ *e, struct bb_device *device, bool ordered,
                                   enum bb_effect_kind_ kind);
 void bb_chain_finish_(struct bb_ectx_ *e);
+/* Between two parts of one outermost access: runs what the part posted; the chain goes on. */
+void bb_chain_step_(struct bb_ectx_ *e);
 void bb_chain_settle_(struct bb_ectx_ *e);
-void bb_chain_forward_(const struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa,
-                       unsigned size, uint64_t *value);
+/* In a callback: whether a callback of `region` may run at once (rule 1), leaving aside whether the
+ * chain is in its device already. */
+bool bb_chain_at_once_(const struct bb_ectx_ *e, const struct bb_region *region);
+/* Lays what the chain has posted so far over what a nested access has read of memory. `attrs` NULL:
+ * the address leads to memory untranslated, so that writes of any requester are meant; else those
+ * of that requester alone. */
+void bb_chain_forward_bytes_(const struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa,
+                             const struct bb_attrs *attrs, uint8_t *bytes, uint64_t length);
 bool bb_may_block_(const struct bb_ectx_ *e);
 
 /* A callback about to run on this context, and what to put back after it. */
@@ -289,6 +324,8 @@ struct bb_frame_ {
     struct bb_device *device;
     uint32_t device_id;
     uint16_t record;
+    struct bb_attrs
+        attrs; /* all zero within, until the access that the callback serves sets them */
 };
 struct bb_frame_ bb_frame_enter_(struct bb_ectx_ *e, struct bb_device *device, uint32_t device_id,
                                  uint16_t record);
@@ -311,6 +348,56 @@ void bb_chain_drop_(struct bb_ectx_ *e);
 
 /* dispatch.c: one write of an effect, by the rules of an outermost access of a running chain. */
 int bb_access_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect);
+/*
+ * An access of 1 to 64 bytes, as pieces: nested where a callback runs, else an outermost access of
+ * a chain that has begun (bb_gate_enter_()) and that the caller finishes. `bytes` as for
+ * bb_access_read(). Counted.
+ */
+int bb_access_pieces_(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa, void *bytes,
+                      unsigned size, bool write, struct bb_attrs attrs);
+
+/* coalesce.c */
+int bb_coalescer_create_(struct bb_engine *engine);
+void bb_coalescer_destroy_(struct bb_engine *engine);
+int bb_ring_attach_(struct bb_ectx_ *e);
+void bb_ring_detach_(struct bb_ectx_ *e); /* makes what is in it; in a context's fini */
+/* In a section: rings the doorbell that such a write of the leaf's region has. False where it has
+ * none. */
+bool bb_doorbell_ring_(struct bb_ectx_ *e, const struct bb_flat_ *leaf, uint64_t offset,
+                       unsigned size, uint64_t value);
+/* In a section, outermost: takes a write that falls in a coalesced range. False where it does not,
+ * or the ring is full: then it is to be made. */
+bool bb_coalesce_take_(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa,
+                       const struct bb_flat_ *leaf, uint64_t offset, unsigned size, uint64_t value);
+/* True where a write is or may be left unmade by any context. */
+bool bb_coalesce_pending_(const struct bb_engine *engine);
+/* Makes them all, or waits for who does. In a chain that has begun, outermost, with nothing held;
+ * inside the making of one it does nothing. */
+void bb_coalesce_drain_(struct bb_ectx_ *e);
+
+/* counters.c */
+void bb_tally_(struct bb_ectx_ *e, const struct bb_region *region, bool write, int result);
+void bb_tally_detach_(struct bb_ectx_ *e);
+int bb_tallies_create_(struct bb_engine *engine);
+void bb_tallies_destroy_(struct bb_engine *engine);
+
+static inline const uint8_t *bb_bulk_bytes_(const struct bb_effect_ *effect)
+{
+    return effect->bulk.bytes != NULL ? effect->bulk.bytes : effect->bulk.few;
+}
+
+/* dma.c: makes a posted bulk write, by the rules of an outermost access of a running chain. Its
+ * bytes are freed by chain.c, whether it was made or dropped. */
+void bb_dma_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect);
+/* translate.c: for struct bb_map. */
+int bb_translate_(struct bb_ctx *ctx, const struct bb_region *region, bb_gpa_t iova,
+                  enum bb_iommu_access access, struct bb_attrs attrs, struct bb_iommu_entry *entry);
+
+/* dma_map.c */
+int bb_bounces_create_(struct bb_engine *engine);
+void bb_bounces_destroy_(struct bb_engine *engine);
+/* The mappings not yet undone, for bb_engine_destroy(). */
+size_t bb_mappings_left_(const struct bb_engine *engine);
 
 /* pause.c */
 bool bb_gate_enter_(struct bb_ectx_ *e);

@@ -1,46 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The map: its address spaces, its one published root, and commits.
- *
- * A commit works on a copy of the root that no one else sees. Publishing is one store; what it
- * replaced is handed to rcu/ in one piece, hung on the root that it replaced, so that a commit of
- * any size defers one object with an honest byte count.
- *
- * Invariants:
- *  1. The published root is replaced only under the map's lock.
- *  2. A root's views and all they lead to stay as they were published (the lists that hang on a
- *     root, and the `next` of nodes and leaves, are the writer's: no reader looks at them).
- *  3. A root is freed after a grace period that began after its successor was published.
+ * The map: its address spaces. How its root is replaced is in commit.c.
  */
 #include <string.h>
 
 #include "memory_internal.h"
-
-static size_t root_bytes(uint32_t space_count)
-{
-    return sizeof(struct bb_root_) + space_count * sizeof(struct bb_view_);
-}
-
-static struct bb_root_ *root_alloc(struct bb_heap *heap, uint32_t space_count)
-{
-    size_t bytes = root_bytes(space_count);
-    struct bb_root_ *root = bb_heap_alloc_aligned(heap, bytes, BB_CACHE_LINE_BYTES);
-
-    if (root != NULL) {
-        root->bytes = bytes;
-        root->heap = heap;
-    }
-    return root;
-}
-
-/* Runs on bb-reclaim, after the root's grace period. */
-static void root_free(struct bb_rcu_head *head)
-{
-    struct bb_root_ *root = BB_CONTAINER_OF(head, struct bb_root_, head);
-
-    bb_radix_free_dead_(root->heap, root->dead_nodes, root->dead_leaves);
-    bb_heap_free(root->heap, root, root->bytes);
-}
 
 void bb_name_copy_(char out[BB_CTX_NAME_BYTES], const char *name)
 {
@@ -50,67 +14,20 @@ void bb_name_copy_(char out[BB_CTX_NAME_BYTES], const char *name)
     out[length] = '\0';
 }
 
-int bb_commit_begin_(struct bb_commit_ *commit, struct bb_ctx *ctx, uint32_t extra_spaces)
+static bool fill_value(const struct bb_fill *fill, uint64_t *value)
 {
-    struct bb_map *map = bb_mem_ctx_(ctx)->map;
-
-    bb_lock_acquire(ctx, &map->lock);
-    memset(commit, 0, sizeof(*commit));
-    commit->root = root_alloc(map->heap, map->space_count + extra_spaces);
-    if (commit->root == NULL) {
-        bb_lock_release(ctx, &map->lock);
-        return BB_E_NOMEM;
+    switch (fill->kind) {
+    case BB_FILL_ONES:
+        *value = UINT64_MAX;
+        return true;
+    case BB_FILL_ZEROS:
+        *value = 0;
+        return true;
+    case BB_FILL_PATTERN:
+        *value = fill->pattern;
+        return true;
     }
-    commit->ctx = ctx;
-    commit->map = map;
-    commit->edit.heap = map->heap;
-    commit->edit.pool = &map->pool;
-    commit->edit.txn = ++map->txn;
-    /* Relaxed: the root is replaced only under the lock, which is held. */
-    const struct bb_root_ *now = bb_load_relaxed(&map->root);
-    memcpy(commit->root->view, now->view, map->space_count * sizeof(now->view[0]));
-    return BB_OK;
-}
-
-void bb_commit_publish_(struct bb_commit_ *commit)
-{
-    struct bb_map *map = commit->map;
-    struct bb_root_ *root = commit->root;
-
-    for (uint64_t left = commit->changed; left != 0; left &= left - 1) {
-        unsigned index = (unsigned)__builtin_ctzll(left);
-
-        root->view[index].generation = ++map->generation;
-        /* The announcement. Release, pairs with bb_map_find_inside_(): whoever has the new root has
-         * seen this, since the root's release comes after it, and so has whoever is told by them.
-         */
-        bb_store_release(&map->space[index]->generation, map->generation);
-    }
-    /* Relaxed: as in bb_commit_begin_(). */
-    struct bb_root_ *old = bb_load_relaxed(&map->root);
-    old->dead_nodes = commit->edit.dead_nodes;
-    old->dead_leaves = commit->edit.dead_leaves;
-    size_t bytes = old->bytes + commit->edit.dead_bytes;
-    /*
-     * Release: the views, nodes and leaves written above are seen by whoever loads this root with
-     * acquire, in bb_map_find_inside_() and bb_space_each().
-     */
-    bb_publish_(&map->root, root);
-    bb_lock_release(commit->ctx, &map->lock);
-
-    bb_rcu_defer_(map->rcu, &old->head, root_free, bytes);
-    bb_rcu_throttle_(commit->ctx);
-}
-
-void bb_commit_abandon_(struct bb_commit_ *commit)
-{
-    struct bb_map *map = commit->map;
-
-    for (uint32_t i = 0; i < map->space_count; i++) {
-        bb_radix_undo_(&commit->edit, commit->root->view[i].tree);
-    }
-    bb_heap_free(map->heap, commit->root, commit->root->bytes);
-    bb_lock_release(commit->ctx, &map->lock);
+    return false;
 }
 
 int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
@@ -130,6 +47,14 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
                             config->name, config->bits);
     }
 
+    uint64_t decode_fill, device_fill;
+    if (!fill_value(&config->decode_error, &decode_fill) ||
+        !fill_value(&config->device_error, &device_fill)) {
+        return bb_error_set(err, BB_E_INVAL, "space '%.31s': fill %d or %d is no enum bb_fill_kind",
+                            config->name, (int)config->decode_error.kind,
+                            (int)config->device_error.kind);
+    }
+
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
     struct bb_space *made = bb_heap_alloc(map->heap, sizeof(*made));
     if (made == NULL) {
@@ -138,8 +63,16 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
     bool pio = config->kind == BB_SPACE_PIO;
     made->kind = (uint8_t)config->kind;
     made->last = bb_mask_low(config->bits != 0 ? config->bits : pio ? 16 : 64);
-    made->unassigned = config->unassigned_reads_zero ? 0 : UINT64_MAX;
+    made->decode_fill = decode_fill;
+    made->device_fill = device_fill;
     bb_name_copy_(made->name, config->name);
+    made->root = bb_region_alloc_(ctx, BB_KIND_CONTAINER, made->name, made->last,
+                                  &(struct bb_owner_){0}, err);
+    if (made->root == NULL) {
+        bb_heap_free(map->heap, made, sizeof(*made));
+        return BB_E_NOMEM;
+    }
+    made->root->root_of = made;
 
     struct bb_commit_ commit;
     int result = bb_commit_begin_(&commit, ctx, 1);
@@ -165,6 +98,7 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
     return BB_OK;
 
 free_made:
+    bb_region_free_(map->heap, made->root);
     bb_heap_free(map->heap, made, sizeof(*made));
     return result;
 }
@@ -172,6 +106,11 @@ free_made:
 const char *bb_space_name(const struct bb_space *space)
 {
     return space->name;
+}
+
+struct bb_region *bb_space_root(const struct bb_space *space)
+{
+    return space->root;
 }
 
 void bb_space_each(struct bb_ctx *ctx, struct bb_space *space,
@@ -198,31 +137,56 @@ int bb_map_create_(struct bb_rcu *rcu, struct bb_heap *heap, struct bb_map **map
                    struct bb_error *err)
 {
     struct bb_map *made = bb_heap_alloc(heap, sizeof(*made));
+    int result = BB_E_NOMEM;
 
     if (made == NULL) {
-        return bb_error_set(err, BB_E_NOMEM, "no memory for the map");
-    }
-    made->root = root_alloc(heap, 0);
-    if (made->root == NULL) {
-        bb_heap_free(heap, made, sizeof(*made));
-        return bb_error_set(err, BB_E_NOMEM, "no memory for the map's root");
-    }
-    if (bb_lock_init_(&made->lock, "map", BB_RANK_MAP) != BB_OK) {
-        bb_heap_free(heap, made->root, made->root->bytes);
-        bb_heap_free(heap, made, sizeof(*made));
-        return bb_error_set(err, BB_E_SYSTEM, "the map's lock can't be made");
+        return bb_error_set(err, result, "no memory for the map");
     }
     made->rcu = rcu;
     made->heap = heap;
+    made->root = bb_root_alloc_(heap, 0);
+    if (made->root == NULL || bb_scratch_create_(made) != BB_OK) {
+        bb_error_set(err, result, "no memory for the map's root");
+        goto free_parts;
+    }
+    if (bb_lock_init_(&made->lock, "map", BB_RANK_MAP) != BB_OK) {
+        result = bb_error_set(err, BB_E_SYSTEM, "the map's lock can't be made");
+        goto free_parts;
+    }
+    result = bb_listeners_create_(made);
+    if (result != BB_OK) {
+        bb_error_set(err, result, "the map's list of listeners can't be made");
+        goto fini_lock;
+    }
+    result = bb_dirty_create_(made);
+    if (result != BB_OK) {
+        bb_error_set(err, result, "the map's list of dirty logs can't be made");
+        goto free_listeners;
+    }
     *map = made;
     return BB_OK;
+
+free_listeners:
+    bb_listeners_destroy_(made);
+fini_lock:
+    bb_lock_fini_(&made->lock);
+free_parts:
+    bb_scratch_destroy_(made);
+    bb_heap_free(heap, made->root, made->root != NULL ? made->root->bytes : 0);
+    bb_heap_free(heap, made, sizeof(*made));
+    return result;
 }
 
 void bb_map_destroy_(struct bb_map *map)
 {
+    bb_dirty_destroy_(map);
+    bb_listeners_destroy_(map);
     for (uint32_t i = 0; i < map->space_count; i++) {
+        bb_region_free_(map->heap, map->space[i]->root);
         bb_heap_free(map->heap, map->space[i], sizeof(*map->space[i]));
     }
+    bb_heap_free(map->heap, map->count_free, map->count_free_room * sizeof(map->count_free[0]));
+    bb_scratch_destroy_(map);
     bb_pool_empty_(&map->pool, map->heap);
     bb_heap_free(map->heap, map->root, map->root->bytes);
     bb_lock_fini_(&map->lock);

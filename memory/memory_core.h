@@ -29,7 +29,10 @@
 #define BUSBAR_MEMORY_CORE_H
 
 #include "../rcu/rcu_core.h"
-#include "region.h"
+#include "dirty.h"
+#include "inspect.h"
+#include "iommu.h"
+#include "ram.h"
 #include "space.h"
 
 enum {
@@ -40,6 +43,7 @@ enum {
     BB_HIT_SPACES_ = 8,     /* spaces share entries beyond this many; generations keep them apart */
     BB_HIT_WAY_BITS_ = 3,
     BB_HIT_WAYS_ = 1 << BB_HIT_WAY_BITS_,
+    BB_ACCESS_BYTES_MAX_ = 64, /* of one access */
 };
 
 /*
@@ -48,14 +52,32 @@ enum {
  */
 #define BB_HIT_MULTIPLIER_ UINT32_C(0x546e197b)
 
-enum bb_region_kind_ { BB_REGION_IO_, BB_REGION_RAM_ };
+struct bb_ram_block_;
+struct bb_iommu_;
+struct bb_dirty_log_;
+
+/* The doorbells and coalesced ranges of a region: immutable once published with a leaf. */
+struct bb_coalesced_ {
+    uint64_t first, last; /* offsets in the region */
+};
+struct bb_bells_ {
+    struct bb_bells_ *next; /* the writer's: list of replaced ones */
+    uint32_t doorbell_count;
+    uint32_t coalesced_count;
+    struct bb_coalesced_ *coalesced; /* in rising order, in the same allocation */
+    size_t bytes;
+    struct bb_doorbell doorbell[]; /* in rising order of offset */
+};
 
 struct bb_region {
     /* Immutable after creation; read by the access path. */
     int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
     int (*write)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value);
+    int (*accept)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, bool write,
+                  struct bb_attrs attrs);
     void *opaque;
-    struct bb_device *owner; /* opaque here; NULL for RAM */
+    struct bb_device *owner; /* opaque here; NULL: none. (a) where bb_device_adopt() may set it,
+                                once, under the map's lock: for kinds without callbacks */
     union {
         struct {
             uint32_t depth;    /* 1 */
@@ -63,25 +85,80 @@ struct bb_region {
         };
         uint64_t frame; /* what the fast path stores in ctx->frame */
     };
-    uint8_t kind;       /* enum bb_region_kind_ */
-    uint8_t klass;      /* enum bb_class */
-    uint8_t fast_sizes; /* OR of the sizes for which an aligned access goes straight to the
-                           callbacks: valid, implemented, native endianness, both non-NULL
-                           callbacks */
+    uint8_t kind;        /* enum bb_kind */
+    uint8_t klass;       /* enum bb_class */
+    uint8_t read_sizes;  /* OR of the sizes for which an aligned read goes straight to the callback:
+                            valid,      implemented, native endianness, no accept hook, callback not
+                            NULL */
+    uint8_t write_sizes; /* likewise for writes */
     bool reentrant;
-    uint8_t *host; /* RAM: first byte; else NULL */
-    uint64_t size_bytes;
+    uint8_t *host;                /* RAM, ROM device: first byte; else NULL */
     struct bb_access_rules rules; /* normalised: no zero sizes */
-    bool read_only;
-    bool host_owned; /* RAM that busbar mapped itself */
     const struct bb_path_row *paths;
     size_t path_count;
+    uint32_t count_index; /* of its counters in each context; given again only to a later region */
+    struct bb_ram_block_ *block; /* memory that is mapped here; NULL: the embedder's, or none */
+    struct bb_iommu_ *iommu;     /* IOMMU regions */
     char name[BB_CTX_NAME_BYTES];
-    /* Guarded by the map's lock. */
-    struct bb_space *space; /* where it is mapped; NULL: nowhere */
-    bb_gpa_t gpa;
+    const char *device_name; /* NULL: none. Set once more by bb_device_adopt(), under the map's
+                                lock, under which it is read */
+
+    /*
+     * Who uses the region outside a section: mappings, events not yet told to listeners. A device's
+     * region uses the device's pins, which removal waits for; others use their own, and so do RAM
+     * regions that a device has adopted.
+     */
+    struct bb_pins_ *pins;
+    struct bb_pins_ own_pins;
+    uint32_t *coalesced; /* its device's count of coalesced ranges, under the map's lock; NULL: no
+                            device */
+    bool leaving; /* the engine's, under its table lock: the removal of this region, which has no
+                     device, has been asked for, and no device adopts it any more */
+
+    /* Dirty logging: dirty.c. (a) a bit for each client that logs it; (a) their logs. */
+    uint32_t dirty_clients;
+    struct bb_dirty_log_ *dirty_log[BB_DIRTY_CLIENTS_MAX];
+    bool log_told; /* listener.c's: listeners know that it is logged */
+
+    /* The tree. Guarded by the map's lock, but `last` is (a): written under it, read anywhere. */
+    uint64_t last;            /* highest offset */
+    uint64_t last_max;        /* to which RAM may grow */
+    struct bb_space *root_of; /* the space whose root this is */
+    struct bb_region *parent; /* NULL: in no place */
+    uint64_t at;              /* its offset there */
+    int priority;
+    bool enabled;
     bool removing;
-    struct bb_region *ram_next; /* the map's list of RAM, until it is retired */
+    bool read_only;
+    bool rom_mode;
+    struct bb_region *child; /* first of its children, enabled or not, in no order */
+    struct bb_region *sibling, **sibling_link;
+    struct bb_region *index; /* root of the interval tree of its enabled children: interval.c */
+    struct bb_region *left, *right; /* in its parent's */
+    uint64_t reach;                 /* highest offset below this node of it */
+    uint64_t serial;                /* orders nodes at one offset; never given twice */
+    int height;
+    struct bb_region *target; /* alias: what it shows; NULL once that is removed */
+    uint64_t target_offset;
+    struct bb_region *aliases; /* first of those that show this region */
+    struct bb_region *alias_next, **alias_link;
+    struct bb_bells_ *bells; /* NULL: none */
+    uint64_t mark;           /* number of the last walk that met it */
+    struct bb_map *map;      /* whose it is; immutable */
+    struct bb_region *all_next,
+        **all_link; /* all regions but roots, until retired: what destruction names */
+};
+
+/* What a flat view shows in [first, last]: a part of one region, from its byte `offset` on. */
+struct bb_piece_ {
+    bb_gpa_t first;
+    bb_gpa_t last;
+    struct bb_region *region;
+    uint64_t offset;
+    const struct bb_bells_ *bells; /* the region's, at the time of the commit */
+    bool read_only;                /* the region's own, or an alias's on the way to it */
+    bool memory;                   /* reads are of the region's host memory */
+    bool drains;                   /* its device has coalesced ranges: accesses drain them first */
 };
 
 /*
@@ -95,11 +172,19 @@ struct bb_flat_ {
     int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
     void *opaque;
     struct bb_device *owner;
-    uint64_t frame;      /* what the fast path stores in ctx->frame */
-    uint32_t fast_sizes; /* sizes of which every access that is aligned in the region goes straight
-                            to its callbacks: the region's own, where it is LOCKFREE and the range
-                            ends on a multiple of them; else 0 */
+    uint64_t frame;       /* what the fast path stores in ctx->frame */
+    uint32_t read_sizes;  /* sizes of which every read that is aligned in the region goes straight
+                             to its callback: the region's own, where it is LOCKFREE and the range
+                             ends on a multiple of them; else 0 */
+    uint32_t write_sizes; /* likewise for writes; 0 too where the region has bells */
     struct bb_region *region;
+    int (*write)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value);
+    uint8_t *host; /* of `first`, where `memory`; else NULL */
+    const struct bb_bells_ *bells;
+    uint8_t kind; /* enum bb_kind */
+    bool read_only;
+    bool memory;
+    bool drains; /* as in struct bb_piece_; then no access is fast */
     /* The writer's, under the map's lock; no reader looks at them. */
     uint64_t txn; /* the commit that made it */
     struct bb_flat_ *next;
@@ -127,6 +212,7 @@ struct bb_root_ {
     struct bb_heap *heap;
     struct bb_node_ *dead_nodes;
     struct bb_flat_ *dead_leaves;
+    struct bb_bells_ *dead_bells;
     struct bb_view_ view[]; /* by space index */
 };
 
@@ -137,14 +223,16 @@ struct bb_node_pool_ {
 };
 
 struct bb_space {
-    uint64_t generation;  /* (a) of its newest view; written by commit under the map's lock, before
-                             the root; read by the access path */
-    uint32_t index;       /* immutable from here to name */
+    uint64_t generation; /* (a) of its newest view; written by commit under the map's lock, before
+                            the root; read by the access path */
+    uint32_t index;      /* immutable from here to name */
     uint32_t hit_offset;  /* of this space's last-hit entries in struct bb_mem_ctx_ */
     uint32_t view_offset; /* of this space's view in struct bb_root_ */
     uint8_t kind;
-    uint64_t last;       /* highest address */
-    uint64_t unassigned; /* what a read of nothing yields: all ones or zero */
+    uint64_t last;        /* highest address */
+    uint64_t decode_fill; /* what a read of nothing yields, 8 bytes of it */
+    uint64_t device_fill; /* what a refused read yields */
+    struct bb_region *root;
     char name[BB_CTX_NAME_BYTES];
 };
 
@@ -153,14 +241,27 @@ struct bb_map {
     uint32_t gate; /* (a) the engine's: loaded beside `root` by every access; see engine/pause.c */
     struct bb_rcu *rcu;
     struct bb_heap *heap;
+    /* The engine's, set once before any context is attached: calls bb_iommu_ask_() in a frame of
+     * the chain. NULL: there are no chains. */
+    int (*translate)(struct bb_ctx *ctx, const struct bb_region *region, bb_gpa_t iova,
+                     enum bb_iommu_access access, struct bb_attrs attrs,
+                     struct bb_iommu_entry *entry);
     struct bb_lock lock; /* rank MAP: one writer */
     /* Guarded by `lock`. */
     uint64_t generation; /* last given out */
     uint64_t txn;        /* last commit number */
     struct bb_space *space[BB_SPACES_MAX];
     uint32_t space_count;
-    struct bb_region *ram; /* RAM regions not yet retired: what destruction names */
+    struct bb_region *all; /* regions not yet retired, but spaces' roots: what destruction names */
+    uint64_t serial;       /* last given to a region */
+    uint64_t walk;         /* number of the last walk up the tree */
     struct bb_node_pool_ pool;
+    struct bb_scratch_ *scratch;     /* buffers that commits use again: map.c */
+    struct bb_listeners_ *listeners; /* listener.c; guarded by its own lock besides */
+    struct bb_dirty_ *dirty;         /* dirty.c: the clients */
+    /* Guarded by `lock`. */
+    uint32_t *count_free; /* counter indexes given back */
+    uint32_t count_free_count, count_free_room, count_next;
 };
 
 /* A space's last-hit entries, one a way; each half is an array, so that a way scales an address. */
@@ -169,11 +270,18 @@ struct bb_hits_ {
     const struct bb_flat_ *leaf[BB_HIT_WAYS_];
 };
 
+struct bb_iotlb_;
+
 /* memory's part of a context. */
 struct bb_mem_ctx_ {
     struct bb_ctx base;
     struct bb_map *map;                   /* immutable */
     struct bb_hits_ hits[BB_HIT_SPACES_]; /* owner only */
+    struct bb_iotlb_ *iotlb;              /* owner only, as the next two: iommu.c */
+    struct bb_iommu_stats iommu_stats;
+    uint32_t translating; /* translate callbacks active */
+    bool untold; /* owner only: commits made in this chain's callbacks have yet to be told to
+                    listeners */
 };
 
 static inline struct bb_mem_ctx_ *bb_mem_ctx_(struct bb_ctx *ctx)
@@ -246,31 +354,145 @@ static inline const struct bb_flat_ *bb_map_find_(struct bb_mem_ctx_ *mem,
     return bb_map_find_inside_(mem, space, gpa, &inside);
 }
 
+/* A region's device, as far as memory/ has to do with it. All zero: none. */
+struct bb_owner_ {
+    struct bb_device *device;
+    uint32_t id;
+    const char *name; /* outlives its regions */
+    struct bb_pins_ *pins;
+    uint32_t *coalesced;
+};
+
 /*
- * Makes an I/O region; the owner is opaque here. Checks and normalises the rules: sizes are powers
- * of two in order, 1 to 8. Errors as for bb_device_region_create().
+ * region.c: a zeroed region of a kind and size (`last` is its highest offset), with its name,
+ * enabled, in no place, not yet known to the map; and its entry in the map's list, with which it
+ * gets a serial and an index for counters. NULL / BB_E_NOMEM with the error set.
+ */
+struct bb_region *bb_region_alloc_(struct bb_ctx *ctx, enum bb_kind kind, const char *name,
+                                   uint64_t last, const struct bb_owner_ *owner,
+                                   struct bb_error *err);
+int bb_region_enlist_(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err);
+/* What a size of containers and the like means: its highest offset. False for 0. */
+bool bb_size_last_(uint64_t size_bytes, uint64_t *last);
+
+/*
+ * Makes an I/O region or a ROM device. Checks and normalises the rules. Errors as for
+ * bb_device_region_create().
  */
 int bb_region_create_io_(struct bb_ctx *ctx, const struct bb_region_config *config,
-                         struct bb_device *owner, uint32_t owner_id, struct bb_region **region,
+                         const struct bb_owner_ *owner, struct bb_region **region,
                          struct bb_error *err);
 /*
- * First half of removal: refuses later mappings and unmaps it if mapped (one commit for all of
- * `count` regions). BB_E_STATE where one is being removed already.
+ * First half of removal: refuses later placing, takes it out of its place, its children out of it,
+ * and what its aliases show away (one commit for all of `count` regions). BB_E_STATE where one is
+ * being removed already; BB_E_INVAL for a space's root.
  */
 int bb_regions_retire_(struct bb_ctx *ctx, struct bb_region *const *regions, size_t count,
                        struct bb_error *err);
 /* Second half: frees it. No section or pin may still see it. On any thread. */
 void bb_region_free_(struct bb_heap *heap, struct bb_region *region);
 
+/* ram.c: zeroed memory for a ROM device, into region->host and region->block; and the end of
+ * either. */
+int bb_ram_attach_(struct bb_ctx *ctx, struct bb_region *region, uint64_t bytes,
+                   struct bb_error *err);
+void bb_ram_free_(struct bb_heap *heap, struct bb_region *region);
+
+/* dirty.c. The map's clients; a region's logs, once nobody sees them. */
+int bb_dirty_create_(struct bb_map *map);
+void bb_dirty_destroy_(struct bb_map *map);
+void bb_dirty_free_(struct bb_heap *heap, struct bb_region *region);
+void bb_dirty_mark_(struct bb_region *region, uint64_t offset, uint64_t length);
+
+/* After bytes of a region's memory were written, in the section in which it was found. */
+static inline void bb_dirty_wrote_(struct bb_region *region, uint64_t offset, uint64_t length)
+{
+    /* Relaxed: a client that starts waits for a grace period after it has set its bit, and for the
+     * logs' own order see dirty.c. */
+    if (BB_UNLIKELY(bb_load_relaxed(&region->dirty_clients) != 0)) {
+        bb_dirty_mark_(region, offset, length);
+    }
+}
+
+/* iommu.c. */
+int bb_iommu_create_(struct bb_ctx *ctx, const struct bb_iommu_config *config,
+                     const struct bb_owner_ *owner, struct bb_region **region,
+                     struct bb_error *err);
+void bb_iommu_free_(struct bb_heap *heap, struct bb_region *region);
+void bb_iotlb_free_(struct bb_mem_ctx_ *mem); /* when a context ends */
+/* Calls the region's translate callback, with what it does besides reaching RAM kept from running
+ * at once; the frame is the caller's. */
+int bb_iommu_ask_(struct bb_ctx *ctx, const struct bb_region *region, bb_gpa_t iova,
+                  enum bb_iommu_access access, struct bb_attrs attrs, struct bb_iommu_entry *entry);
+
+/* Where an access of [gpa, gpa + length) leads. */
+struct bb_found_ {
+    const struct bb_flat_ *leaf; /* never an IOMMU's; NULL: nothing there */
+    struct bb_space *space;      /* where it was found: behind the last translation */
+    bb_gpa_t gpa;                /* likewise */
+    uint64_t offset;             /* in the region */
+    uint64_t length; /* how much of it lies in this leaf, this hole, these translations: 1 at
+                        least, at most what was asked */
+};
 /*
- * One access of `size` 1, 2, 4 or 8 that lies inside the region, by its rules: refuses it
- * (BB_E_DEVICE), or makes one or several callbacks, widened, split, byte-swapped. Whatever the
- * class asks for (lock, pin) is held by the caller. RAM: relaxed-atomic pieces, read-only refused.
- * `*value` is written on success only.
+ * Looks up and translates. BB_OK, with *found whole; or the result that the access has: a fault of
+ * a translation (BB_E_DECODE, BB_E_DEVICE), then found->length alone is set. In a read section;
+ * what is found is valid until that ends.
  */
-int bb_region_read_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
-                    unsigned size, uint64_t *value);
-int bb_region_write_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
-                     unsigned size, uint64_t value);
+int bb_map_resolve_(struct bb_mem_ctx_ *mem, struct bb_space *space, bb_gpa_t gpa, uint64_t length,
+                    enum bb_iommu_access access, struct bb_attrs attrs, struct bb_found_ *found);
+
+/*
+ * RAM is shared with vCPUs that run outside busbar. Relaxed: each piece is one copy of naturally
+ * aligned bytes; order between accesses is the guest's own business, and the engine's rule about
+ * DMA data and interrupts is kept by line and MSI code. Size 1, 2, 4 or 8, aligned.
+ */
+static inline uint64_t bb_ram_load_(const void *at, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return bb_load_relaxed((const uint8_t *)at);
+    case 2:
+        return bb_load_relaxed((const uint16_t *)at);
+    case 4:
+        return bb_load_relaxed((const uint32_t *)at);
+    default:
+        return bb_load_relaxed((const uint64_t *)at);
+    }
+}
+
+/* Relaxed: as for bb_ram_load_(). */
+static inline void bb_ram_store_(void *at, unsigned size, uint64_t value)
+{
+    switch (size) {
+    case 1:
+        bb_store_relaxed((uint8_t *)at, (uint8_t)value);
+        break;
+    case 2:
+        bb_store_relaxed((uint16_t *)at, (uint16_t)value);
+        break;
+    case 4:
+        bb_store_relaxed((uint32_t *)at, (uint32_t)value);
+        break;
+    default:
+        bb_store_relaxed((uint64_t *)at, value);
+        break;
+    }
+}
+
+/*
+ * access.c: one access of 1 to 64 bytes that lies inside the region, by its rules: refuses it, or
+ * makes one or several callbacks, widened, split, byte-swapped; or touches memory. Whatever the
+ * class asks for (lock, pin) is held by the caller, who also keeps what `leaf` says alive. `bytes`
+ * is written on success only, in order of address. Returns BB_OK, BB_E_DEVICE, or BB_E_DECODE where
+ * the accept hook says so.
+ */
+int bb_leaf_read_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offset, void *bytes,
+                  unsigned size, struct bb_attrs attrs);
+int bb_leaf_write_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offset,
+                   const void *bytes, unsigned size, struct bb_attrs attrs);
+
+/* listener.c: tells what commits made in callbacks have left untold. With nothing held. */
+void bb_listeners_settle_(struct bb_ctx *ctx);
 
 #endif

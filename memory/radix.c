@@ -251,19 +251,20 @@ static uintptr_t take(struct bb_edit_ *edit, uintptr_t word, uintptr_t leaf, bb_
  * See struct bb_flat_. An access that begins in the range at a multiple of its size reaches over
  * the range's end only where that end is no such multiple.
  */
-static uint32_t fast_sizes(const struct bb_region *region, uint64_t offset, uint64_t last_offset)
+static uint32_t fast_sizes(const struct bb_piece_ *piece, uint8_t sizes)
 {
-    uint64_t end = offset + last_offset + 1;
+    uint64_t end = piece->offset + (piece->last - piece->first) + 1;
 
     /* The sizes are powers of two: keep those up to the lowest bit set in `end`. */
-    return region->klass == BB_CLASS_LOCKFREE
-               ? (uint32_t)(region->fast_sizes & ((end & -end) * 2 - 1))
+    return piece->region->klass == BB_CLASS_LOCKFREE && !piece->drains
+               ? (uint32_t)(sizes & ((end & -end) * 2 - 1))
                : 0;
 }
 
-static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_gpa_t last,
-                    struct bb_region *region, uint64_t region_offset)
+static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, const struct bb_piece_ *piece)
 {
+    const struct bb_region *region = piece->region;
+
     if (bb_pool_fill_(edit->pool, edit->heap) != BB_OK) {
         return BB_E_NOMEM;
     }
@@ -272,44 +273,73 @@ static int add_leaf(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_g
     if (leaf == NULL) {
         return BB_E_NOMEM;
     }
-    leaf->first = first;
-    leaf->last_offset = last - first;
-    leaf->region = region;
-    leaf->region_offset = region_offset;
-    leaf->read = region->read;
-    leaf->opaque = region->opaque;
-    leaf->owner = region->owner;
-    leaf->frame = region->frame;
-    leaf->fast_sizes = fast_sizes(region, region_offset, last - first);
-    leaf->txn = edit->txn;
-    *tree = put(edit, *tree, 0, UINT64_MAX, (uintptr_t)leaf | BB_RADIX_LEAF_TAG_, first, last);
+    *leaf = (struct bb_flat_){
+        .first = piece->first,
+        .last_offset = piece->last - piece->first,
+        .region_offset = piece->offset,
+        .read = region->read,
+        .opaque = region->opaque,
+        .owner = region->owner,
+        .frame = region->frame,
+        .read_sizes = piece->memory ? 0 : fast_sizes(piece, region->read_sizes),
+        .write_sizes = piece->bells != NULL ? 0 : fast_sizes(piece, region->write_sizes),
+        .region = piece->region,
+        .write = region->write,
+        .host = piece->memory ? region->host + piece->offset : NULL,
+        .bells = piece->bells,
+        .kind = region->kind,
+        .read_only = piece->read_only,
+        .memory = piece->memory,
+        .drains = piece->drains,
+        .txn = edit->txn,
+    };
+    *tree = put(edit, *tree, 0, UINT64_MAX, (uintptr_t)leaf | BB_RADIX_LEAF_TAG_, piece->first,
+                piece->last);
     return BB_OK;
+}
+
+struct bb_piece_ bb_leaf_piece_(const struct bb_flat_ *leaf)
+{
+    return (struct bb_piece_){
+        .first = leaf->first,
+        .last = bb_flat_last_(leaf),
+        .region = leaf->region,
+        .offset = leaf->region_offset,
+        .bells = leaf->bells,
+        .read_only = leaf->read_only,
+        .memory = leaf->memory,
+        .drains = leaf->drains,
+    };
 }
 
 /* Takes `leaf` out, except for what lies outside [first, last]: that stays, as new leaves. */
 static int cut_leaf(struct bb_edit_ *edit, uintptr_t *tree, struct bb_flat_ *leaf, bb_gpa_t first,
                     bb_gpa_t last)
 {
-    bb_gpa_t leaf_last = bb_flat_last_(leaf);
+    struct bb_piece_ whole = bb_leaf_piece_(leaf);
     int result = bb_pool_fill_(edit->pool, edit->heap);
 
     if (result != BB_OK) {
         return result;
     }
-    *tree = take(edit, *tree, (uintptr_t)leaf | BB_RADIX_LEAF_TAG_, leaf->first, leaf_last);
-    if (leaf->first < first) {
-        result = add_leaf(edit, tree, leaf->first, first - 1, leaf->region, leaf->region_offset);
+    *tree = take(edit, *tree, (uintptr_t)leaf | BB_RADIX_LEAF_TAG_, whole.first, whole.last);
+    if (whole.first < first) {
+        struct bb_piece_ piece = whole;
+        piece.last = first - 1;
+        result = add_leaf(edit, tree, &piece);
     }
-    if (result == BB_OK && leaf_last > last) {
-        result = add_leaf(edit, tree, last + 1, leaf_last, leaf->region,
-                          leaf->region_offset + (last + 1 - leaf->first));
+    if (result == BB_OK && whole.last > last) {
+        struct bb_piece_ piece = whole;
+        piece.first = last + 1;
+        piece.offset += piece.first - whole.first;
+        result = add_leaf(edit, tree, &piece);
     }
     leaf_drop(edit, leaf);
     return result;
 }
 
 int bb_radix_set_(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_gpa_t last,
-                  struct bb_region *region, uint64_t region_offset)
+                  const struct bb_piece_ *piece)
 {
     for (;;) {
         /* The tree is this edit's to change; `next` only reads, hence its const. */
@@ -322,7 +352,7 @@ int bb_radix_set_(struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first, bb_gpa
             return result;
         }
     }
-    return region == NULL ? BB_OK : add_leaf(edit, tree, first, last, region, region_offset);
+    return piece == NULL ? BB_OK : add_leaf(edit, tree, piece);
 }
 
 const struct bb_flat_ *bb_radix_next_(uintptr_t tree, bb_gpa_t gpa)
