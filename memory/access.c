@@ -2,14 +2,19 @@
 /*
  * One access of one region, by its rules.
  *
+ * In this order: a reserved range is a decode error; memory (RAM, and a ROM device's to be read) is
+ * touched, whatever the size and alignment, but for what is read-only; else the size and alignment
+ * must be valid, then the accept hook be content, then there must be a callback.
+ *
  * What a callback's value means. A region is an array of bytes. A callback of n bytes at offset o
  * reads or writes bytes o to o + n - 1 of it: in a little-endian region the byte at o is the least
  * significant one of the value, in a big-endian region the most significant one. An access
- * composes the bytes that it covers with the byte at its own offset lowest, as access.h says of
- * bb_mmio_read(). All else follows from these two sentences:
+ * is the bytes that it covers, in order of offset; as a number (bb_mmio_read()) the byte at its own
+ * offset is the lowest. All else follows from these two sentences:
  *  - an access that a big-endian region implements at its size is swapped at that size;
- *  - split, the piece at the lowest offset gives the lowest bytes of an access, whichever the
- *    endianness; as a big-endian number it is the most significant piece;
+ *  - split, the piece at the lowest offset gives the first bytes of an access, whichever the
+ *    endianness; as a big-endian number it is the most significant piece. That is how accesses of
+ *    16, 32 and 64 bytes reach callbacks of up to 8;
  *  - widened, an access takes the bytes of its own offsets from the aligned wider one around it.
  *    The wider write has zeros in the other bytes: nothing is read to fill them;
  *  - unaligned, an access is the naturally aligned pieces that it is made of, largest first fit,
@@ -20,6 +25,8 @@
  * Pieces are made in rising order of offset; the first that is refused ends the access, and those
  * behind it are not made.
  */
+#include <string.h>
+
 #include "memory_internal.h"
 
 /* Callbacks take values in host order, and RAM is the guest's bytes: one and the same here. */
@@ -66,122 +73,181 @@ static inline bool is_aligned(uint64_t offset, unsigned size)
     return (offset & (size - 1)) == 0;
 }
 
-static bool rules_accept(const struct bb_access_rules *rules, uint64_t offset, unsigned size)
+/* Whether an access is of one of `sizes`, of which all are powers of two, and aligned. */
+static inline bool is_natural(unsigned sizes, uint64_t offset, unsigned size)
 {
-    return size >= rules->valid_min && size <= rules->valid_max &&
+    return (sizes & size) != 0 && is_aligned(offset | size, size);
+}
+
+static bool is_valid(const struct bb_access_rules *rules, uint64_t offset, unsigned size)
+{
+    return bb_is_pow2(size) && size >= rules->valid_min && size <= rules->valid_max &&
            (rules->unaligned || is_aligned(offset, size));
 }
 
-/*
- * RAM is shared with vCPUs that run outside busbar. Relaxed: each piece is one copy of naturally
- * aligned bytes; order between accesses is the guest's own business, and the engine's rule about
- * DMA data and interrupts is kept by line and MSI code.
- */
-static uint64_t ram_load(const uint8_t *at, unsigned size)
+static uint64_t load_bytes(const uint8_t *bytes, unsigned size)
 {
-    switch (size) {
-    case 1:
-        return bb_load_relaxed(at);
-    case 2:
-        return bb_load_relaxed((const uint16_t *)(const void *)at);
-    case 4:
-        return bb_load_relaxed((const uint32_t *)(const void *)at);
-    default:
-        return bb_load_relaxed((const uint64_t *)(const void *)at);
+    uint64_t value = 0;
+
+    memcpy(&value, bytes, size);
+    return value;
+}
+
+static void store_bytes(uint8_t *bytes, unsigned size, uint64_t value)
+{
+    memcpy(bytes, &value, size);
+}
+
+/* Bytes to touch at once: as many as are aligned and left, at most 8. */
+static unsigned memory_step(const uint8_t *host, unsigned left)
+{
+    unsigned step = 8;
+
+    while (step > left || !is_aligned((uintptr_t)host, step)) {
+        step /= 2;
+    }
+    return step;
+}
+
+static void memory_read(const uint8_t *host, uint8_t *bytes, unsigned size)
+{
+    while (size > 0) {
+        unsigned step = memory_step(host, size);
+
+        store_bytes(bytes, step, bb_ram_load_(host, step));
+        host += step;
+        bytes += step;
+        size -= step;
     }
 }
 
-/* Relaxed: as for ram_load(). */
-static void ram_store(uint8_t *at, unsigned size, uint64_t value)
+static void memory_write(uint8_t *host, const uint8_t *bytes, unsigned size)
 {
-    switch (size) {
-    case 1:
-        bb_store_relaxed(at, (uint8_t)value);
-        break;
-    case 2:
-        bb_store_relaxed((uint16_t *)(void *)at, (uint16_t)value);
-        break;
-    case 4:
-        bb_store_relaxed((uint32_t *)(void *)at, (uint32_t)value);
-        break;
-    default:
-        bb_store_relaxed((uint64_t *)(void *)at, value);
-        break;
+    while (size > 0) {
+        unsigned step = memory_step(host, size);
+
+        bb_ram_store_(host, step, load_bytes(bytes, step));
+        host += step;
+        bytes += step;
+        size -= step;
     }
 }
 
-static int read_piece(struct bb_ctx *ctx, const struct bb_region *region, uint64_t at,
-                      unsigned size, uint64_t *value)
+static uint8_t *host_at(const struct bb_flat_ *leaf, uint64_t offset)
 {
-    if (region->kind == BB_REGION_RAM_) {
-        *value = ram_load(region->host + at, size);
+    return leaf->host + (offset - leaf->region_offset);
+}
+
+/* What the accept hook's answer means to the access. */
+static int accepted(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
+                    unsigned size, bool write, struct bb_attrs attrs)
+{
+    if (region->accept == NULL) {
         return BB_OK;
     }
-    uint64_t raw = 0;
-    if (region->read(ctx, region->opaque, at, size, &raw) != BB_OK) {
-        return BB_E_DEVICE;
-    }
-    *value = raw & bb_mask_bytes(size);
-    return BB_OK;
+    int result = region->accept(ctx, region->opaque, offset, size, write, attrs);
+
+    return result == BB_OK || result == BB_E_DECODE ? result : BB_E_DEVICE;
 }
 
-static int write_piece(struct bb_ctx *ctx, const struct bb_region *region, uint64_t at,
-                       unsigned size, uint64_t value)
+/* By pieces. Whatever they read goes to `bytes` when all of them have succeeded. */
+static int split_read(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
+                      uint8_t *bytes, unsigned size)
 {
-    if (region->kind == BB_REGION_RAM_) {
-        ram_store(region->host + at, size, value);
-        return BB_OK;
-    }
-    return region->write(ctx, region->opaque, at, size, value) == BB_OK ? BB_OK : BB_E_DEVICE;
-}
-
-int bb_region_read_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
-                    unsigned size, uint64_t *value)
-{
-    if (BB_LIKELY((region->fast_sizes & size) != 0 && is_aligned(offset, size))) {
-        return read_piece(ctx, region, offset, size, value);
-    }
-
     const struct bb_access_rules *rules = &region->rules;
-    if (!rules_accept(rules, offset, size) ||
-        (region->kind == BB_REGION_IO_ && region->read == NULL)) {
-        return BB_E_DEVICE;
-    }
-    uint64_t composed = 0;
+    uint8_t composed[BB_ACCESS_BYTES_MAX_];
+
     for (unsigned done = 0; done < size;) {
         struct piece piece = next_piece(rules, offset + done, size - done);
-        uint64_t part;
-        if (read_piece(ctx, region, piece.at, piece.size, &part) != BB_OK) {
+        uint64_t value = 0;
+
+        if (region->read(ctx, region->opaque, piece.at, piece.size, &value) != BB_OK) {
             return BB_E_DEVICE;
         }
-        part = region_order(rules, part, piece.size) >> (8 * piece.skip);
-        composed |= (part & bb_mask_bytes(piece.bytes)) << (8 * done);
+        value = region_order(rules, value & bb_mask_bytes(piece.size), piece.size);
+        store_bytes(&composed[done], piece.bytes, value >> (8 * piece.skip));
         done += piece.bytes;
     }
-    *value = composed;
+    memcpy(bytes, composed, size);
     return BB_OK;
 }
 
-int bb_region_write_(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
-                     unsigned size, uint64_t value)
+static int split_write(struct bb_ctx *ctx, const struct bb_region *region, uint64_t offset,
+                       const uint8_t *bytes, unsigned size)
 {
-    if (BB_LIKELY((region->fast_sizes & size) != 0 && is_aligned(offset, size))) {
-        return write_piece(ctx, region, offset, size, value & bb_mask_bytes(size));
-    }
-
     const struct bb_access_rules *rules = &region->rules;
-    bool writable = region->kind == BB_REGION_RAM_ ? !region->read_only : region->write != NULL;
-    if (!writable || !rules_accept(rules, offset, size)) {
-        return BB_E_DEVICE;
-    }
+
     for (unsigned done = 0; done < size;) {
         struct piece piece = next_piece(rules, offset + done, size - done);
-        uint64_t part = (value >> (8 * done)) & bb_mask_bytes(piece.bytes);
-        part = region_order(rules, part << (8 * piece.skip), piece.size);
-        if (write_piece(ctx, region, piece.at, piece.size, part) != BB_OK) {
+        uint64_t value = load_bytes(&bytes[done], piece.bytes) << (8 * piece.skip);
+
+        value = region_order(rules, value, piece.size);
+        if (region->write(ctx, region->opaque, piece.at, piece.size, value) != BB_OK) {
             return BB_E_DEVICE;
         }
         done += piece.bytes;
     }
     return BB_OK;
+}
+
+int bb_leaf_read_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offset, void *bytes,
+                  unsigned size, struct bb_attrs attrs)
+{
+    const struct bb_region *region = leaf->region;
+
+    if (leaf->memory) {
+        memory_read(host_at(leaf, offset), bytes, size);
+        return BB_OK;
+    }
+    if (leaf->kind == BB_KIND_RESERVED) {
+        return BB_E_DECODE;
+    }
+    if (BB_LIKELY(is_natural(region->read_sizes, offset, size))) {
+        uint64_t value = 0;
+
+        if (region->read(ctx, region->opaque, offset, size, &value) != BB_OK) {
+            return BB_E_DEVICE;
+        }
+        store_bytes(bytes, size, value);
+        return BB_OK;
+    }
+    if (!is_valid(&region->rules, offset, size)) {
+        return BB_E_DEVICE;
+    }
+    int result = accepted(ctx, region, offset, size, false, attrs);
+    if (result != BB_OK) {
+        return result;
+    }
+    return region->read == NULL ? BB_E_DEVICE : split_read(ctx, region, offset, bytes, size);
+}
+
+int bb_leaf_write_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offset,
+                   const void *bytes, unsigned size, struct bb_attrs attrs)
+{
+    const struct bb_region *region = leaf->region;
+
+    if (leaf->kind == BB_KIND_RAM) {
+        if (leaf->read_only) {
+            return BB_E_DEVICE;
+        }
+        memory_write(host_at(leaf, offset), bytes, size);
+        bb_dirty_wrote_(leaf->region, offset, size);
+        return BB_OK;
+    }
+    if (leaf->kind == BB_KIND_RESERVED) {
+        return BB_E_DECODE;
+    }
+    if (BB_LIKELY(is_natural(region->write_sizes, offset, size))) {
+        int refused = region->write(ctx, region->opaque, offset, size, load_bytes(bytes, size));
+
+        return refused == BB_OK ? BB_OK : BB_E_DEVICE;
+    }
+    if (!is_valid(&region->rules, offset, size)) {
+        return BB_E_DEVICE;
+    }
+    int result = accepted(ctx, region, offset, size, true, attrs);
+    if (result != BB_OK) {
+        return result;
+    }
+    return region->write == NULL ? BB_E_DEVICE : split_write(ctx, region, offset, bytes, size);
 }
