@@ -53,7 +53,7 @@ static int probe_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsign
     return probe->write == NULL ? BB_OK : probe->write(ctx, probe, offset, size, value);
 }
 
-static const struct bb_region_ops probe_region_ops = {probe_read, probe_write};
+static const struct bb_region_ops probe_region_ops = {.read = probe_read, .write = probe_write};
 
 static void probe_cancel(struct bb_ctx *ctx, void *opaque)
 {

@@ -14,6 +14,7 @@
 #include "../../base/atomic.h"
 #include "../../base/bits.h"
 #include "../../engine/device.h"
+#include "../../memory/ram.h"
 
 enum { RAM_BYTES = 0x10000, DEVICE_BYTES = 0x100 };
 #define DEVICE_GPA(n) (UINT64_C(0xfe000000) + (uint64_t)(n)*0x1000)
