@@ -39,6 +39,11 @@ static void ctx_fini(struct bb_ctx *ctx)
     } else {
         bb_chain_settle_(e);
     }
+    if (e->ring != NULL) { /* NULL: attaching failed there */
+        bb_ring_detach_(e);
+    }
+    bb_iotlb_free_(&e->mem);
+    bb_tally_detach_(e);
     pthread_mutex_lock(&engine->gone_mutex);
     add_counts(&engine->gone, &e->counts);
     for (size_t i = 0; i < sizeof(e->counts) / sizeof(uint64_t); i++) {
@@ -63,6 +68,11 @@ int bb_ctx_attach(struct bb_engine *engine, const char *name, struct bb_ctx **ct
     e->mem.map = engine->map;
     e->engine = engine;
     bb_chain_init_(&e->chain);
+    result = bb_ring_attach_(e);
+    if (result != BB_OK) {
+        (void)bb_ctx_detach_(made, NULL);
+        return bb_error_set(err, result, "context '%.31s': out of memory", name);
+    }
     *ctx = made;
     return BB_OK;
 }
@@ -196,6 +206,39 @@ static uint32_t slow_bits(enum bb_lock_mode mode)
                                : (mode == BB_LOCK_DEVICE ? BB_SLOW_LOCK_DEVICE_ : 0);
 }
 
+/* What files of their own keep for the engine; each needs its heap alone. */
+static int parts_create(struct bb_engine *engine, struct bb_error *err)
+{
+    int result = bb_tallies_create_(engine);
+
+    if (result != BB_OK) {
+        goto no_tallies;
+    }
+    result = bb_coalescer_create_(engine);
+    if (result != BB_OK) {
+        goto no_coalescer;
+    }
+    result = bb_bounces_create_(engine);
+    if (result != BB_OK) {
+        goto no_bounces;
+    }
+    return BB_OK;
+
+no_bounces:
+    bb_coalescer_destroy_(engine);
+no_coalescer:
+    bb_tallies_destroy_(engine);
+no_tallies:
+    return bb_error_set(err, result, "engine: out of memory");
+}
+
+static void parts_destroy(struct bb_engine *engine)
+{
+    bb_bounces_destroy_(engine);
+    bb_coalescer_destroy_(engine);
+    bb_tallies_destroy_(engine);
+}
+
 int bb_engine_create(const struct bb_engine_config *config, struct bb_engine **engine,
                      struct bb_error *err)
 {
@@ -254,7 +297,12 @@ int bb_engine_create(const struct bb_engine_config *config, struct bb_engine **e
     if (result != BB_OK) {
         goto no_map;
     }
-    made->map->gate = slow_bits(config->lock_mode);
+    made->map->gate = slow_bits(config->lock_mode) | (config->count_accesses ? BB_SLOW_COUNT_ : 0);
+    made->map->translate = bb_translate_;
+    result = parts_create(made, err);
+    if (result != BB_OK) {
+        goto no_parts;
+    }
     result = bb_clock_create_(heap, config->clock_mode, &made->clock, err);
     if (result != BB_OK) {
         goto no_clock;
@@ -293,6 +341,8 @@ no_control:
 no_timers:
     bb_clock_destroy_(made->clock);
 no_clock:
+    parts_destroy(made);
+no_parts:
     bb_map_destroy_(made->map);
 no_map:
     (void)bb_rcu_destroy_(made->rcu, NULL);
@@ -321,6 +371,36 @@ static void find_embedders_ctx(struct bb_ctx *ctx, void *arg)
     } else if (ctx->tid == search->tid) {
         memcpy(search->own, ctx->name, sizeof(search->own));
     }
+}
+
+/* The same for what is mapped, what maps it, and who watches. */
+static int check_map_empty(struct bb_engine *engine, struct bb_error *err)
+{
+    struct bb_map *map = engine->map;
+    size_t mappings = bb_mappings_left_(engine);
+    char name[BB_CTX_NAME_BYTES] = "";
+    enum bb_kind kind = BB_KIND_CONTAINER;
+
+    /* Before regions: the removal of one may have been asked for and be waiting for these. */
+    if (mappings > 0) {
+        return bb_error_set(err, BB_E_STATE,
+                            "%zu mapping%s of guest memory are still there; bb_dma_unmap() them "
+                            "first",
+                            mappings, mappings == 1 ? "" : "s");
+    }
+    /* Not by bb_lock_acquire(), as for the table. */
+    pthread_mutex_lock(&map->lock.mutex);
+    if (map->all != NULL) {
+        memcpy(name, map->all->name, sizeof(name));
+        kind = (enum bb_kind)map->all->kind;
+    }
+    pthread_mutex_unlock(&map->lock.mutex);
+    if (name[0] != '\0') {
+        return bb_error_set(err, BB_E_STATE,
+                            "%s region %s is still there; bb_region_remove_wait() it first",
+                            bb_kind_name(kind), name);
+    }
+    return BB_OK;
 }
 
 /* What still stands in the way of destruction, if anything. Needs no context. */
@@ -357,12 +437,7 @@ static int check_empty(struct bb_engine *engine, struct bb_error *err)
         return bb_error_set(err, BB_E_STATE, "line %s is still there; bb_line_destroy() it first",
                             engine->lines->name);
     }
-    if (engine->map->ram != NULL) {
-        return bb_error_set(err, BB_E_STATE,
-                            "RAM region %s is still there; bb_region_remove_wait() it first",
-                            engine->map->ram->name);
-    }
-    return BB_OK;
+    return check_map_empty(engine, err);
 }
 
 int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err)
@@ -386,6 +461,7 @@ int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err)
     if (result != BB_OK) {
         return result;
     }
+    parts_destroy(engine); /* deferred work, all done now, may have needed them */
     bb_clock_destroy_(engine->clock);
     bb_lock_fini_(&engine->table);
     pthread_mutex_destroy(&engine->big);
@@ -424,5 +500,8 @@ struct bb_engine_stats bb_engine_stats(struct bb_ctx *ctx)
         .expiries = sum.expiries,
         .expiries_inboxed = sum.expiries_inboxed,
         .gate_waits = sum.gate_waits,
+        .coalesced = sum.coalesced,
+        .doorbells_rung = sum.doorbells_rung,
+        .doorbells_failed = sum.doorbells_failed,
     };
 }
