@@ -183,47 +183,145 @@ static bool regions_reserve_locked(struct bb_device *device)
     return true;
 }
 
-int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
-                            const struct bb_region_config *config, struct bb_region **region,
-                            struct bb_error *err)
+/* What all who give a device a region check first. */
+static int check_device(struct bb_ctx *ctx, const struct bb_device *device, const void *region,
+                        struct bb_error *err)
 {
     if (device == NULL || region == NULL) {
         return bb_error_set(err, BB_E_INVAL, "a region needs a device and a place");
     }
-    struct bb_engine *engine = device->engine;
-    struct bb_region *made;
-    int result;
-
-    if (bb_ectx_(ctx)->engine != engine) {
+    if (bb_ectx_(ctx)->engine != device->engine) {
         return bb_error_set(err, BB_E_INVAL, "device %s is another engine's than the context",
                             device->name);
     }
+    return BB_OK;
+}
+
+/* Whether the device takes one more region; if so there is room for it. Under the table lock. */
+static int may_grow_locked(struct bb_device *device, struct bb_error *err)
+{
+    if (bb_load_relaxed(&device->removing) != 0) { /* guarded by the table lock */
+        return bb_error_set(err, BB_E_STATE, "device %s is being removed", device->name);
+    }
+    if (!regions_reserve_locked(device)) {
+        return bb_error_set(err, BB_E_NOMEM, "device %s: out of memory", device->name);
+    }
+    return BB_OK;
+}
+
+/*
+ * Makes a region of one of two kinds; the other configuration is NULL. Under the table lock as a
+ * whole, so that a region that the map knows never has to be taken back because its device is
+ * being removed meanwhile.
+ */
+static int region_create(struct bb_ctx *ctx, struct bb_device *device,
+                         const struct bb_region_config *io, const struct bb_iommu_config *iommu,
+                         struct bb_region **region, struct bb_error *err)
+{
+    struct bb_owner_ owner = {.device = device,
+                              .id = device->id,
+                              .name = device->name,
+                              .pins = &device->pins,
+                              .coalesced = &device->coalesced};
+    struct bb_region *made;
+
+    bb_lock_acquire(ctx, &device->engine->table);
+    int result = may_grow_locked(device, err);
+    if (result == BB_OK) {
+        result = iommu != NULL ? bb_iommu_create_(ctx, iommu, &owner, &made, err)
+                               : bb_region_create_io_(ctx, io, &owner, &made, err);
+    }
+    if (result == BB_OK) {
+        device->regions[device->region_count++] = made;
+        *region = made;
+    }
+    bb_lock_release(ctx, &device->engine->table);
+    return result;
+}
+
+int bb_device_region_create(struct bb_ctx *ctx, struct bb_device *device,
+                            const struct bb_region_config *config, struct bb_region **region,
+                            struct bb_error *err)
+{
+    int result = check_device(ctx, device, region, err);
+
+    if (result != BB_OK) {
+        return result;
+    }
     if (config != NULL && config->klass == BB_CLASS_EXTERNAL_LOCK &&
-        engine->external.lock == NULL) {
+        device->engine->external.lock == NULL) {
         return bb_error_set(err, BB_E_UNSUPPORTED,
                             "region %s of %s is EXTERNAL_LOCK, but the engine was created without "
                             "external_lock hooks",
                             config->name == NULL ? "?" : config->name, device->name);
     }
-    result = bb_region_create_io_(ctx, config, device, device->id, &made, err);
+    return region_create(ctx, device, config, NULL, region, err);
+}
+
+int bb_device_iommu_create(struct bb_ctx *ctx, struct bb_device *device,
+                           const struct bb_iommu_config *config, struct bb_region **region,
+                           struct bb_error *err)
+{
+    int result = check_device(ctx, device, region, err);
+
     if (result != BB_OK) {
         return result;
     }
-    bb_lock_acquire(ctx, &engine->table);
-    if (bb_load_relaxed(&device->removing) != 0) { /* guarded by the table lock */
-        result = bb_error_set(err, BB_E_STATE, "device %s is being removed", device->name);
-    } else if (!regions_reserve_locked(device)) {
-        result = bb_error_set(err, BB_E_NOMEM, "device %s: out of memory", device->name);
+    if (config == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "an IOMMU region of %s needs a configuration",
+                            device->name);
+    }
+    return region_create(ctx, device, NULL, config, region, err);
+}
+
+/*
+ * Adoption changes `owner` and the device's name, which for such a region no access looks at: there
+ * is no callback to run in a device's name. They are written once more than at creation, under the
+ * locks of table and map both, so that who holds either may read; others load `owner` alone. What
+ * accesses and mappings do look at stays as it is: no id, so that reports and chains don't take
+ * memory for a device, and the region's own pins, so that mappings made before adoption and after
+ * are waited for in one place.
+ */
+int bb_device_adopt(struct bb_ctx *ctx, struct bb_device *device, struct bb_region *region,
+                    struct bb_error *err)
+{
+    int result = check_device(ctx, device, region, err);
+
+    if (result != BB_OK) {
+        return result;
+    }
+    if (region->root_of != NULL) {
+        return bb_error_set(err, BB_E_INVAL,
+                            "region %s is the root of a space, which lives as long as the engine",
+                            region->name);
+    }
+    struct bb_map *map = device->engine->map;
+    if (region->map != map) {
+        return bb_error_set(err, BB_E_INVAL, "region %s is another engine's than device %s",
+                            region->name, device->name);
+    }
+    bb_lock_acquire(ctx, &device->engine->table);
+    if (region->owner != NULL) { /* written under the table lock */
+        result = bb_error_set(err, BB_E_EXIST, "region %s belongs to device %s already",
+                              region->name, region->owner->name);
+    } else if (region->leaving) {
+        result = bb_error_set(err, BB_E_STATE, "region %s is being removed", region->name);
     } else {
-        device->regions[device->region_count++] = made;
+        result = may_grow_locked(device, err);
     }
-    bb_lock_release(ctx, &engine->table);
-    if (result != BB_OK) {
-        bb_region_free_(engine->heap, made);
-        return result;
+    if (result == BB_OK) {
+        device->regions[device->region_count++] = region;
+        device->adopted++;
+        bb_lock_acquire(ctx, &map->lock);
+        /* Release: who finds the device by its region finds it whole; pairs with
+         * bb_region_device(). */
+        bb_store_release(&region->owner, device);
+        region->device_name = device->name; /* for who looks at the map, under its lock */
+        region->device_name = device->name;
+        bb_lock_release(ctx, &map->lock);
     }
-    *region = made;
-    return BB_OK;
+    bb_lock_release(ctx, &device->engine->table);
+    return result;
 }
 
 /* --- The lock and its inbox ---------------------------------------------------------------------

@@ -2,19 +2,46 @@
 /*
  * The removal of devices, and of regions by themselves.
  *
- * A device: unmap its regions, set `removing`, disarm, disconnect; then wait for a grace period and
- * for the device's pins. After that no access, notification, effect or inbox of it is in flight.
- * bb-control then disarms once more, waiting (a callback in flight may have armed a timer
- * meanwhile), and withdraws asserted lines; then the device is destroyed. Each wait holds nothing.
+ * Removal has two halves. The first takes regions out of the map (bb_regions_retire_(), one commit)
+ * and can fail; the second waits, and can't. What it waits for:
+ *
+ *   a region of a device   a grace period and the device's pins: callbacks outside sections,
+ *                          mappings of a ROM device's memory
+ *   any other region       a grace period and the region's own pins: mappings; and its listeners'
+ *                          events, which pin what they name until they have been told
+ *   a device               all of the above for all its regions; then bb-control disarms its timers
+ *                          once more, waiting (a callback in flight may have armed one meanwhile),
+ *                          and withdraws its asserted lines
+ *
+ * Each wait holds nothing. A device that was asked to go stays until the last of its `parts` has
+ * ended: its own pins, the pins of each region that it has adopted, regions that are on their way
+ * out by themselves.
+ *
+ * Who excludes whom. A region of a device is retired under the engine's table lock, and so are a
+ * device's all together: each of the two finds the other not begun, or past the point where it can
+ * fail. With that lock held listeners can't be called, so they are told right after, which is as
+ * for a commit in a callback. A region without a device is marked as leaving under that lock, so
+ * that no device adopts it, and is retired without it: memory is gone from an accelerator before
+ * it is gone from the view.
+ *
+ * Deferred memory. What removal keeps until its grace period is over counts against the engine's
+ * bound, by way of the `weight` of each: so who removes faster than readers leave waits for them,
+ * as who commits faster does. Only for the grace period: a wait for pins is a wait for callbacks,
+ * and one of these may be what waits for the bound.
  */
 #include "engine_internal.h"
 
+/* A region of the device's with pins of its own, whose drain is one of the device's parts. */
+struct bb_adopted_drain_ {
+    struct bb_pin_drain_ drain;
+    struct bb_device *device;
+};
+
 /*
- * One of the drains of the device's pins has ended: its own, or that of a region that was removed
- * by itself. After the last one nothing in rcu/ knows the pins any longer, and the second half of
- * removal may free them.
+ * One of the device's parts has ended. After the last nothing in rcu/ knows the pins any longer,
+ * and the second half of removal may free them.
  */
-static void part_drained(struct bb_device *device)
+static void part_ended(struct bb_device *device)
 {
     /* Acquire and release, paired with itself: the last comes after all that the others did. */
     if (bb_fetch_sub_acq_rel(&device->parts, 1) == 1) {
@@ -37,8 +64,28 @@ static void cancel(struct bb_ctx *ctx, struct bb_device *device)
     }
 }
 
+/*
+ * The end of either first half, with the table lock released: tells listeners, where that had to be
+ * left, and waits where deferred memory is over its bound; or has the epilogue do both.
+ */
+static void settle(struct bb_ctx *ctx)
+{
+    bb_chain_settle_(bb_ectx_(ctx));
+    if (bb_may_block_(bb_ectx_(ctx))) {
+        bb_rcu_throttle_(ctx);
+    } else if (bb_rcu_over_bound_(ctx->rcu)) {
+        ctx->throttle = true;
+    }
+}
+
+/* --- Regions by themselves ----------------------------------------------------------------------
+ */
+
 struct region_removal {
     struct bb_pin_drain_ drain;
+    struct bb_rcu_head weight;
+    unsigned waits; /* of these two; bb-reclaim's alone */
+    bool part;      /* of its device's removal, should that be asked for */
     struct bb_engine *engine;
     struct bb_region *region;
     void (*done)(void *opaque);
@@ -49,7 +96,7 @@ struct region_removal {
 /* On bb-complete. */
 static void region_complete(struct bb_rcu_head *head)
 {
-    struct region_removal *removal = BB_CONTAINER_OF(head, struct region_removal, drain.head);
+    struct region_removal *removal = BB_CONTAINER_OF(head, struct region_removal, weight);
     void (*done)(void *) = removal->done;
     void *opaque = removal->opaque;
 
@@ -60,60 +107,91 @@ static void region_complete(struct bb_rcu_head *head)
 }
 
 /* On bb-reclaim, so that the device's own removal never waits for somebody's `done`. */
-static void region_drained(struct bb_pin_drain_ *drain)
+static void region_wait_ended(struct region_removal *removal)
 {
-    struct region_removal *removal = BB_CONTAINER_OF(drain, struct region_removal, drain);
     struct bb_engine *engine = removal->engine;
     struct bb_waiter_ *waiter = removal->waiter;
-    struct bb_device *device = removal->region->owner;
 
+    if (--removal->waits > 0) {
+        return;
+    }
+    struct bb_device *device = removal->part ? removal->region->owner : NULL;
     bb_region_free_(engine->heap, removal->region);
     if (device != NULL) {
-        part_drained(device);
+        part_ended(device);
     }
     if (waiter != NULL) {
         bb_heap_free(engine->heap, removal, sizeof(*removal));
         bb_waiter_signal_(waiter);
     } else {
-        bb_rcu_complete_now_(engine->rcu, &removal->drain.head, region_complete);
+        bb_rcu_complete_now_(engine->rcu, &removal->weight, region_complete);
     }
 }
 
-/*
- * Unmaps a region and takes it from its device's list, so that the device's removal does not see
- * it. Under the table lock as a whole, as the first half of a device's removal is: each of the two
- * finds the other not begun, or past the point where it can fail.
- */
-static int region_retire(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err)
+static void region_drained(struct bb_pin_drain_ *drain)
+{
+    region_wait_ended(BB_CONTAINER_OF(drain, struct region_removal, drain));
+}
+
+static void region_weighed(struct bb_rcu_head *head)
+{
+    region_wait_ended(BB_CONTAINER_OF(head, struct region_removal, weight));
+}
+
+/* Retires a region and takes it from its device's list, so that the device's removal does not see
+ * it. Under the table lock. */
+static int retire_owned_locked(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err)
 {
     struct bb_device *device = region->owner;
-    int result = BB_E_STATE;
     size_t i = 0;
+    int result;
 
-    if (device == NULL) {
-        return bb_regions_retire_(ctx, &region, 1, err);
+    if (bb_load_relaxed(&device->removing) != 0) { /* set under the table lock */
+        return bb_error_set(err, BB_E_STATE, "region %s is being removed already, with its device",
+                            region->name);
     }
-    bb_lock_acquire(ctx, &device->engine->table);
-    if (bb_load_relaxed(&device->removing) == 0) { /* set under the table lock */
-        while (i < device->region_count && device->regions[i] != region) {
-            i++;
-        }
-        if (i < device->region_count) {
-            result = bb_regions_retire_(ctx, &region, 1, err);
-        } else {
-            bb_error_set(err, result, "region %s is being removed already", region->name);
-        }
-    } else {
-        bb_error_set(err, result, "region %s is being removed already, with its device",
-                     region->name);
+    while (i < device->region_count && device->regions[i] != region) {
+        i++;
     }
+    if (i == device->region_count) {
+        return bb_error_set(err, BB_E_STATE, "region %s is being removed already", region->name);
+    }
+    result = bb_regions_retire_(ctx, &region, 1, err);
     if (result == BB_OK) {
         device->regions[i] = device->regions[--device->region_count];
+        device->adopted -= region->pins == &region->own_pins;
         /* Relaxed: the device's own part is still there, and is dropped after this lock's next
          * holder has set `removing`. */
         (void)bb_fetch_add_relaxed(&device->parts, 1);
     }
-    bb_lock_release(ctx, &device->engine->table);
+    return result;
+}
+
+/* The first half. *part is set where the region has a device. */
+static int region_retire(struct bb_ctx *ctx, struct bb_region *region, bool *part,
+                         struct bb_error *err)
+{
+    struct bb_lock *table = &bb_ectx_(ctx)->engine->table;
+    int result = BB_OK;
+
+    bb_lock_acquire(ctx, table);
+    *part = region->owner != NULL; /* written under the table lock */
+    if (*part) {
+        result = retire_owned_locked(ctx, region, err);
+    } else if (region->leaving) {
+        result = bb_error_set(err, BB_E_STATE, "region %s is being removed already", region->name);
+    } else {
+        region->leaving = true;
+    }
+    bb_lock_release(ctx, table);
+    if (result == BB_OK && !*part) {
+        result = bb_regions_retire_(ctx, &region, 1, err);
+        if (result != BB_OK) {
+            bb_lock_acquire(ctx, table);
+            region->leaving = false;
+            bb_lock_release(ctx, table);
+        }
+    }
     return result;
 }
 
@@ -127,7 +205,8 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     if (region == NULL) {
         return bb_error_set(err, BB_E_INVAL, "no region to remove: it is NULL");
     }
-    if (region->owner != NULL && region->owner->engine != engine) {
+    struct bb_device *device = bb_region_device(region);
+    if (region->map != engine->map) {
         return bb_error_set(err, BB_E_INVAL, "region %s is another engine's than the context",
                             region->name);
     }
@@ -135,26 +214,34 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     if (removal == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "removing region %s: out of memory", region->name);
     }
-    struct bb_device *device = region->owner;
-    bool sleeps = region->klass >= BB_CLASS_MAY_SLEEP;
-    result = region_retire(ctx, region, err);
+    result = region_retire(ctx, region, &removal->part, err);
     if (result != BB_OK) {
         bb_heap_free(engine->heap, removal, sizeof(*removal));
         return result;
     }
+    struct bb_pins_ *pins = region->pins;
+    bool own = pins == &region->own_pins;
+    bool sleeps = region->klass >= BB_CLASS_MAY_SLEEP;
+
+    removal->waits = 2;
     removal->engine = engine;
     removal->region = region;
     removal->done = done;
     removal->opaque = opaque;
     removal->waiter = waiter;
-    if (device != NULL && sleeps) {
+    if (sleeps && device != NULL) {
         cancel(ctx, device);
     }
-    bb_pins_drain_(engine->rcu, device != NULL ? &device->pins : NULL, &removal->drain,
-                   BB_ON_RECLAIM_, region_drained);
-    if (ctx->throttle) {
-        bb_rcu_throttle_(ctx); /* could not wait under the table lock */
+    bb_rcu_defer_(engine->rcu, &removal->weight, region_weighed,
+                  sizeof(*removal) + sizeof(*region));
+    /* Own pins are freed with the region: none may be left. A device's go on to be taken, by other
+     * regions' callbacks: those that exist now are waited for. */
+    if (own) {
+        bb_pins_drain_all_(engine->rcu, pins, &removal->drain, BB_ON_RECLAIM_, region_drained);
+    } else {
+        bb_pins_drain_(engine->rcu, pins, &removal->drain, BB_ON_RECLAIM_, region_drained);
     }
+    settle(ctx);
     return BB_OK;
 }
 
@@ -188,9 +275,22 @@ int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region, struct b
     return result;
 }
 
+/* --- Devices ------------------------------------------------------------------------------------
+ */
+
 static void device_drained(struct bb_pin_drain_ *drain)
 {
-    part_drained(BB_CONTAINER_OF(drain, struct bb_device, drain));
+    part_ended(BB_CONTAINER_OF(drain, struct bb_device, drain));
+}
+
+static void device_weighed(struct bb_rcu_head *head)
+{
+    part_ended(BB_CONTAINER_OF(head, struct bb_device, weight));
+}
+
+static void adopted_drained(struct bb_pin_drain_ *drain)
+{
+    part_ended(BB_CONTAINER_OF(drain, struct bb_adopted_drain_, drain)->device);
 }
 
 /* Destroys a device of which nothing is left but itself. */
@@ -255,11 +355,68 @@ void bb_device_retire_(struct bb_ctx *ctx, struct bb_device *device)
         bb_region_free_(heap, device->regions[i]);
     }
     bb_heap_free(heap, device->regions, device->region_room * sizeof(struct bb_region *));
+    bb_heap_free(heap, device->adopted_drains,
+                 device->adopted_drain_count * sizeof(*device->adopted_drains));
     if (waiter != NULL) {
         bb_waiter_signal_(waiter); /* bb_device_remove_wait() frees it */
     } else {
         bb_rcu_complete_now_(engine->rcu, &device->head, device_complete);
     }
+}
+
+/* The first half: what can fail. Under the table lock. */
+static int retire_device_locked(struct bb_ctx *ctx, struct bb_device *device, struct bb_error *err)
+{
+    struct bb_heap *heap = device->engine->heap;
+    struct bb_adopted_drain_ *drains = NULL;
+    size_t count = device->adopted;
+
+    if (bb_load_relaxed(&device->removing) != 0) { /* written under the table lock */
+        return bb_error_set(err, BB_E_STATE, "device %s is being removed already", device->name);
+    }
+    if (count > 0) {
+        drains = bb_heap_alloc(heap, count * sizeof(*drains));
+        if (drains == NULL) {
+            return bb_error_set(err, BB_E_NOMEM, "removing device %s: out of memory", device->name);
+        }
+    }
+    /* While `removing` is not set, expiries, arming and the inbox go on: nothing is lost where this
+     * fails. */
+    int result = bb_regions_retire_(ctx, device->regions, device->region_count, err);
+    if (result != BB_OK) {
+        bb_heap_free(heap, drains, count * sizeof(*drains));
+        return result;
+    }
+    device->adopted_drains = drains;
+    device->adopted_drain_count = count;
+    /* Release: pairs with the acquire loads on expiry, arming and draining. From here on `regions`,
+     * `timers` and `sources` do not change: creation, adoption and region removal refuse. */
+    bb_store_release(&device->removing, 1);
+    return BB_OK;
+}
+
+/* Begins all the waits of a device's removal but those that regions of it have begun already. */
+static void begin_waits(struct bb_device *device)
+{
+    struct bb_rcu *rcu = device->engine->rcu;
+    size_t bytes = sizeof(*device) + device->region_count * sizeof(struct bb_region);
+    size_t next = 0;
+
+    /* Relaxed: the device's own part, which is counted from the beginning, is still there. */
+    (void)bb_fetch_add_relaxed(&device->parts, (uint32_t)device->adopted_drain_count + 1);
+    bb_rcu_defer_(rcu, &device->weight, device_weighed, bytes);
+    for (size_t i = 0; i < device->region_count; i++) {
+        struct bb_region *region = device->regions[i];
+
+        if (region->pins == &region->own_pins) {
+            struct bb_adopted_drain_ *adopted = &device->adopted_drains[next++];
+
+            adopted->device = device;
+            bb_pins_drain_all_(rcu, region->pins, &adopted->drain, BB_ON_RECLAIM_, adopted_drained);
+        }
+    }
+    /* The last: with its own part the device may be gone. */
+    bb_pins_drain_all_(rcu, &device->pins, &device->drain, BB_ON_RECLAIM_, device_drained);
 }
 
 static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*done)(void *opaque),
@@ -276,18 +433,7 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
                             device->name);
     }
     bb_lock_acquire(ctx, &engine->table);
-    if (bb_load_relaxed(&device->removing) != 0) { /* written under the table lock */
-        result = bb_error_set(err, BB_E_STATE, "device %s is being removed already", device->name);
-    } else {
-        /* First what can fail. While `removing` is not set, expiries, arming and the inbox go on:
-         * nothing is lost where this fails. */
-        result = bb_regions_retire_(ctx, device->regions, device->region_count, err);
-    }
-    if (result == BB_OK) {
-        /* Release: pairs with the acquire loads on expiry, arming and draining. From here on
-         * `regions`, `timers` and `sources` do not change: creation and region removal refuse. */
-        bb_store_release(&device->removing, 1);
-    }
+    result = retire_device_locked(ctx, device, err);
     bb_lock_release(ctx, &engine->table);
     if (result != BB_OK) {
         return result;
@@ -300,10 +446,8 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
     device->done_opaque = opaque;
     device->waiter = waiter;
     cancel(ctx, device);
-    bb_pins_drain_all_(engine->rcu, &device->pins, &device->drain, BB_ON_RECLAIM_, device_drained);
-    if (ctx->throttle) {
-        bb_rcu_throttle_(ctx); /* could not wait under the table lock */
-    }
+    begin_waits(device);
+    settle(ctx);
     return BB_OK;
 }
 
