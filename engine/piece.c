@@ -127,12 +127,14 @@ static int call_pinned(struct access *a, struct part *p, uint16_t record)
     struct bb_ectx_ *e = a->e;
     struct bb_ctx *ctx = &e->mem.base;
     const struct bb_external_lock *external = &e->engine->external;
-    struct bb_flat_ leaf = *p->leaf;
-    struct bb_device *device = leaf.owner;
+    struct bb_flat_ leaf = {0};
+    struct bb_device *device = p->leaf->owner;
     unsigned side = bb_pins_get_(&device->pins);
     bool lock = false;
     int result;
 
+    /* Not the writer's fields at its end, which may be written meanwhile. */
+    memcpy(&leaf, p->leaf, offsetof(struct bb_flat_, txn));
     p->leaf = &leaf;
     bb_section_leave_(ctx);
     if (leaf.region->klass == BB_CLASS_EXTERNAL_LOCK) {
