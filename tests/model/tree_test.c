@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random trees of regions against the model, at every boundary byte, after every transaction. A
+ * failure is shrunk and printed with its seed. tests/README.md says how to run more of them, and
+ * one again.
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "stage.h"
+
+/* So many programs run on one engine, which is destroyed then and proves that nothing leaked. */
+enum { PROGRAMS_AN_ENGINE = 500 };
+
+static struct stage stage;
+static struct topology topology;
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Runs a program and takes down what it made. */
+static const char *run(const struct topology *program)
+{
+    static char text[STAGE_TEXT_BYTES];
+    const char *wrong = stage_run(&stage, program);
+
+    if (wrong != NULL) {
+        snprintf(text, sizeof(text), "%s", wrong);
+    }
+    const char *left = stage_clear(&stage);
+    return wrong != NULL ? text : left;
+}
+
+static bool is_wrong(void *opaque, const struct topology *program)
+{
+    (void)opaque;
+    return run(program) != NULL;
+}
+
+/* Shrinks and prints a program that failed. */
+static void report(struct topology *program, FILE *out)
+{
+    unsigned steps = program->count;
+    unsigned asked = topology_shrink(program, is_wrong, NULL);
+
+    fprintf(out, "BUSBAR_SEED=%" PRIu64 ": %s\n  %u of %u steps do it (%u runs):\n", program->seed,
+            run(program), program->count, steps, asked);
+    topology_print(out, program);
+}
+
+static void begin(void)
+{
+    const char *wrong = stage_begin(&stage);
+
+    cr_assert_null(wrong, "%s", wrong);
+}
+
+static void end(void)
+{
+    const char *wrong = stage_end(&stage);
+
+    cr_assert_null(wrong, "%s", wrong);
+}
+
+TestSuite(tree, .init = begin, .fini = end);
+
+Test(tree, engine_and_model_agree_at_every_boundary_of_random_trees, .timeout = 7200)
+{
+    const char *given = getenv("BUSBAR_SEED");
+    const char *trees = getenv("BUSBAR_TREES");
+    const char *seconds = getenv("BUSBAR_STRESS_SECONDS");
+    uint64_t most = given != NULL ? 1 : trees != NULL ? strtoull(trees, NULL, 0) : UINT64_MAX;
+    double limit = given != NULL || trees != NULL ? 1e9 : seconds != NULL ? atof(seconds) : 1.0;
+    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 24;
+    uint64_t start = now_ns(), done = 0, commits = 0, refusals = 0, compared = 0, shown = 0;
+
+    /* Said beforehand, because a crash says nothing afterwards. */
+    fprintf(stderr, "first BUSBAR_SEED=%" PRIu64 "\n", seed);
+    while (done < most && (double)(now_ns() - start) < limit * 1e9) {
+        topology_make(&topology, seed + done, TOPOLOGY_BYTES);
+        if (run(&topology) != NULL) {
+            report(&topology, stderr);
+            cr_assert_fail("engine and model differ: see above");
+        }
+        done++;
+        if (done % PROGRAMS_AN_ENGINE == 0) {
+            commits += stage.commits;
+            refusals += stage.refusals;
+            compared += stage.compared;
+            shown += stage.shown;
+            end();
+            begin();
+        }
+    }
+    commits += stage.commits;
+    refusals += stage.refusals;
+    compared += stage.compared;
+    shown += stage.shown;
+    fprintf(stderr,
+            "%" PRIu64 " trees, %" PRIu64 " transactions made and %" PRIu64 " refused, %" PRIu64
+            " bytes compared, %" PRIu64 " of them in a region, %.1f s\n",
+            done, commits, refusals, compared, shown, (double)(now_ns() - start) / 1e9);
+    /* Programs that are all refused, or show nothing, would prove nothing. */
+    if (done >= 20) {
+        cr_assert_gt(commits, refusals);
+        cr_assert_gt(refusals, done / 20);
+        cr_assert_gt(shown, compared / 8);
+    }
+}
+
+/* The rest is about the test itself. */
+
+Test(tree, a_model_that_errs_is_found_and_its_program_shrinks_to_what_is_needed)
+{
+    uint64_t seed = 1;
+
+    model_broken = true;
+    do {
+        topology_make(&topology, seed++, TOPOLOGY_BYTES);
+    } while (run(&topology) == NULL && seed < 1000);
+    cr_assert_lt(seed, 1000, "a thousand programs did not tell a broken model from a sound one");
+    report(&topology, stderr);
+    /* Two regions that overlap, made and placed; and what shows them. */
+    cr_assert_leq(topology.count, 12, "%u steps are left", topology.count);
+    cr_assert_not_null(run(&topology));
+    model_broken = false;
+    cr_assert_null(run(&topology), "the engine errs in it as well");
+}
+
+Test(tree, programs_are_functions_of_their_seeds)
+{
+    static struct topology again;
+
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        topology_make(&topology, seed, TOPOLOGY_BYTES);
+        topology_make(&again, seed, TOPOLOGY_BYTES);
+        cr_assert_eq(topology.count, again.count);
+        for (unsigned i = 0; i < topology.count; i++) {
+            cr_assert_eq(topology.step[i].kind, again.step[i].kind);
+            cr_assert_eq(topology.step[i].change.number, again.step[i].change.number);
+        }
+    }
+}
