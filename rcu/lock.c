@@ -140,6 +140,7 @@ static bool rank_known(enum bb_lock_rank rank)
     case BB_RANK_DEVICE:
     case BB_RANK_NARROW:
     case BB_RANK_ENGINE:
+    case BB_RANK_LISTENERS:
     case BB_RANK_MAP:
     case BB_RANK_TIMERS:
     case BB_RANK_RCU:

@@ -26,9 +26,10 @@ enum bb_lock_rank {
     BB_RANK_DEVICE = 20,   /* a device's lock */
     BB_RANK_NARROW = 30, /* a lock inside a LOCKFREE device: one timer, one channel, one context */
     BB_RANK_ENGINE = 40, /* the engine's object tables */
-    BB_RANK_MAP = 50,    /* the map's writer */
-    BB_RANK_TIMERS = 60, /* a timer queue */
-    BB_RANK_RCU = 70,    /* deferred work */
+    BB_RANK_LISTENERS = 45, /* telling the map's listeners */
+    BB_RANK_MAP = 50,       /* the map's writer */
+    BB_RANK_TIMERS = 60,    /* a timer queue */
+    BB_RANK_RCU = 70,       /* deferred work */
 };
 
 /*
