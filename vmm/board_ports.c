@@ -134,8 +134,10 @@ static void destroy(void *opaque)
 
 static const struct bb_device_ops device_ops = {.destroy = destroy};
 
-static const struct bb_region_ops pm1_event_ops = {pm1_event_read, pm1_event_write};
-static const struct bb_region_ops pm1_control_ops = {pm1_control_read, pm1_control_write};
+static const struct bb_region_ops pm1_event_ops = {.read = pm1_event_read,
+                                                   .write = pm1_event_write};
+static const struct bb_region_ops pm1_control_ops = {.read = pm1_control_read,
+                                                     .write = pm1_control_write};
 static const struct bb_region_ops shutdown_ops = {.write = shutdown_write};
 static const struct bb_region_ops irq_ops = {.write = irq_write};
 static const struct bb_region_ops zap_ops = {.write = zap_write};

@@ -20,6 +20,7 @@
 
 enum {
     API_VERSION = 12,
+    PAGE = 4096,
     TSS_ADDRESS = 0xfffbd000u, /* three pages in the hole below 4 GiB */
     FDS_BESIDES_VCPUS = 64,
 
@@ -113,6 +114,8 @@ int bb_kvm_open(unsigned vcpus, struct bb_kvm **out, struct bb_error *err)
     kvm->vcpu_count = vcpus;
     kvm->dev_fd = -1;
     kvm->vm_fd = -1;
+    bb_kvm_doors_init_(kvm);
+    pthread_mutex_init(&kvm->ring_lock, NULL);
     pthread_mutex_init(&kvm->gate_lock, NULL);
     pthread_cond_init(&kvm->gate_changed, NULL);
     size_t bytes = vcpus * sizeof(kvm->vcpus[0]);
@@ -157,6 +160,7 @@ void bb_kvm_close(struct bb_kvm *kvm)
 {
     if (kvm->vcpus != NULL) {
         bb_kvm_stop(kvm);
+        bb_kvm_unfollow(kvm);
         for (unsigned i = 0; i < kvm->vcpu_count; i++) {
             struct bb_vcpu *vcpu = &kvm->vcpus[i];
             if (vcpu->run != NULL) {
@@ -175,34 +179,10 @@ void bb_kvm_close(struct bb_kvm *kvm)
     }
     pthread_cond_destroy(&kvm->gate_changed);
     pthread_mutex_destroy(&kvm->gate_lock);
+    pthread_mutex_destroy(&kvm->ring_lock);
+    bb_kvm_doors_fini_(kvm);
     free(kvm->vcpus);
     free(kvm);
-}
-
-static int add_slot(struct bb_kvm *kvm, uint32_t slot, bb_gpa_t gpa, void *host, uint64_t bytes,
-                    struct bb_error *err)
-{
-    struct kvm_userspace_memory_region region = {
-        .slot = slot,
-        .guest_phys_addr = gpa,
-        .memory_size = bytes,
-        .userspace_addr = (uintptr_t)host,
-    };
-    if (bytes != 0 && ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) != 0) {
-        return bb_error_set(err, BB_E_SYSTEM, "KVM refused %llu MiB of guest memory at %#llx: %s",
-                            (unsigned long long)(bytes >> 20), (unsigned long long)gpa,
-                            strerror(errno));
-    }
-    return BB_OK;
-}
-
-int bb_kvm_add_memory(struct bb_kvm *kvm, const struct bb_gmem *mem, struct bb_error *err)
-{
-    int rc = add_slot(kvm, 0, 0, mem->host, mem->low_bytes, err);
-    if (rc == BB_OK) {
-        rc = add_slot(kvm, 1, BB_RAM_HIGH_START, mem->host + mem->low_bytes, mem->high_bytes, err);
-    }
-    return rc;
 }
 
 static int enable(struct bb_kvm *kvm, uint32_t cap, uint64_t argument, const char *name,
@@ -256,6 +236,15 @@ static int create_vcpu(struct bb_vcpu *vcpu, const struct kvm_cpuid2 *supported,
     return BB_OK;
 }
 
+/* The VM's ring of coalesced writes is a page of every vCPU's mapping; the first one's serves. */
+static void find_ring(struct bb_kvm *kvm)
+{
+    int page = ioctl(kvm->dev_fd, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
+    if (page > 0 && ((size_t)page + 1) * PAGE <= kvm->run_bytes) {
+        kvm->ring = (void *)((char *)kvm->vcpus[0].run + (size_t)page * PAGE);
+    }
+}
+
 int bb_kvm_create_vcpus(struct bb_kvm *kvm, struct bb_error *err)
 {
     int rc = enable(kvm, KVM_CAP_SPLIT_IRQCHIP, BB_BOARD_GSIS, "KVM_CAP_SPLIT_IRQCHIP", err);
@@ -275,6 +264,9 @@ int bb_kvm_create_vcpus(struct bb_kvm *kvm, struct bb_error *err)
         rc = create_vcpu(&kvm->vcpus[i], supported, err);
     }
     free(supported);
+    if (rc == BB_OK) {
+        find_ring(kvm);
+    }
     return rc;
 }
 

@@ -2,9 +2,9 @@
 /*
  * The virtual machine on /dev/kvm: one thread a vCPU, whose exits go straight into the engine.
  *
- * Order of use: bb_kvm_open; the sinks below into the machine's configuration; bb_kvm_add_memory;
+ * Order of use: bb_kvm_open; the sinks below into the machine's configuration; bb_kvm_follow;
  * bb_kvm_create_vcpus; one of the start states; bb_kvm_start; when the stop's event comes,
- * bb_kvm_stop; bb_kvm_close. The machine outlives bb_kvm_stop.
+ * bb_kvm_stop; bb_kvm_unfollow; bb_kvm_close. The machine outlives bb_kvm_unfollow.
  *
  * Threads: all of it from one control thread, except for the sinks. A thread is taken out of
  * KVM_RUN by a signal (SIGRTMIN) whose handler is installed from bb_kvm_start to bb_kvm_stop, so
@@ -37,8 +37,22 @@ struct bb_msi_sink bb_kvm_msi_sink(struct bb_kvm *kvm);
  */
 struct bb_ioapic_routes bb_kvm_ioapic_routes(struct bb_kvm *kvm);
 
-/* Makes guest RAM visible. Returns BB_OK or BB_E_SYSTEM. */
-int bb_kvm_add_memory(struct bb_kvm *kvm, const struct bb_gmem *mem, struct bb_error *err);
+/* What KVM mirrors. */
+struct bb_kvm_spaces {
+    struct bb_ctx *ctx; /* the control thread's */
+    struct bb_space *mmio, *pio;
+    struct bb_stop *stop; /* whom errors end, once this has returned */
+};
+
+/*
+ * Keeps KVM's memory slots, ioeventfds and coalesced ranges as the two spaces have them, from now
+ * on. What KVM refuses later ends the run, with a line on stderr.
+ * Returns BB_OK; BB_E_NOMEM; BB_E_SYSTEM saying what KVM refused.
+ */
+int bb_kvm_follow(struct bb_kvm *kvm, const struct bb_kvm_spaces *spaces, struct bb_error *err);
+
+/* Ends that, and takes all of it out of KVM. No vCPU runs. Idempotent. */
+void bb_kvm_unfollow(struct bb_kvm *kvm);
 
 /* Creates the interrupt controllers' kernel half and all vCPUs, not yet running. */
 int bb_kvm_create_vcpus(struct bb_kvm *kvm, struct bb_error *err);

@@ -9,11 +9,14 @@
 
 #include "kvm.h"
 
+struct bb_kvm_memory;
+
 struct bb_vcpu {
     struct bb_kvm *kvm;
     unsigned index; /* number, KVM's vcpu id and APIC id */
     int fd;
-    struct kvm_run *run; /* shared with the kernel; `immediate_exit` is also written by stop */
+    struct kvm_run *run; /* shared with the kernel; `immediate_exit` is also written by who kicks */
+    uint32_t inside;     /* (a) vCPU thread -> who halts: in KVM_RUN, or about to be */
     bool started;        /* control thread: `thread` is to be joined */
     pthread_t thread;
     struct bb_ctx *ctx;        /* the vCPU thread's own */
@@ -32,7 +35,16 @@ struct bb_kvm {
     bool signal_installed;
     struct sigaction signal_before;
 
-    uint32_t quit; /* (a) control thread -> vCPU threads: leave the loop */
+    uint32_t doors;            /* (a) BB_DOOR_*: changed under door_lock, read by vCPU threads */
+    bool door_fences;          /* immutable: this host has no membarrier */
+    pthread_mutex_t door_lock; /* see kvm_door.c */
+    pthread_cond_t door_changed;
+
+    /* The control thread's: what follows the map, NULL while nothing does; and its context. */
+    struct bb_kvm_memory *memory;
+    struct bb_ctx *control_ctx;
+    struct kvm_coalesced_mmio_ring *ring; /* immutable once vCPUs run; NULL: this KVM has none */
+    pthread_mutex_t ring_lock;            /* whose holder empties it */
 
     pthread_mutex_t gate_lock; /* guards the next four */
     pthread_cond_t gate_changed;
@@ -40,6 +52,24 @@ struct bb_kvm {
     unsigned gate_arrived;
     struct bb_error gate_error; /* of the first thread that could not attach; code 0: none */
 };
+
+/* Bits of bb_kvm.doors. */
+enum { BB_DOOR_HALT = 1, BB_DOOR_QUIT = 2 };
+
+/* kvm_door.c. Of a vCPU's own thread: enter returns false where it is to end. */
+bool bb_kvm_enter_(struct bb_vcpu *vcpu);
+void bb_kvm_leave_(struct bb_vcpu *vcpu);
+/* Takes every vCPU out of KVM_RUN and keeps it out until unhalt; one at a time, on any thread.
+ * Waits for no access. */
+void bb_kvm_halt_(struct bb_kvm *kvm);
+void bb_kvm_unhalt_(struct bb_kvm *kvm);
+/* Has every vCPU's thread end once it is out of its access. */
+void bb_kvm_quit_(struct bb_kvm *kvm);
+void bb_kvm_doors_init_(struct bb_kvm *kvm);
+void bb_kvm_doors_fini_(struct bb_kvm *kvm);
+
+/* kvm_ring.c. Makes the writes that KVM has coalesced, or waits for who does. With nothing held. */
+void bb_kvm_drain_(struct bb_kvm *kvm, struct bb_ctx *ctx);
 
 /* Fills `cpuid` for one vCPU from what KVM supports: topology and APIC id. */
 struct kvm_cpuid2 *bb_kvm_cpuid_supported_(int dev_fd, struct bb_error *err);

@@ -2,10 +2,8 @@
 /*
  * The vCPU threads: KVM_RUN, and each exit straight into the engine, with no lock between.
  *
- * Leaving: bb_kvm_stop() sets `quit`, then each vCPU's immediate_exit, then signals each thread. A
- * thread that is about to enter KVM_RUN finds immediate_exit set and comes back at once; one that
- * is inside is interrupted; one that is in a device callback finishes it and sees `quit`. So none
- * is missed, wherever it is.
+ * An exit makes first what KVM has coalesced, then its own access. kvm_door.c says how threads are
+ * kept out of KVM_RUN and made to end; one that is in a device callback finishes it first.
  */
 #include <errno.h>
 #include <signal.h>
@@ -131,42 +129,51 @@ static void exit_other(struct bb_vcpu *vcpu)
     }
 }
 
+/* False where the vCPU can't go on. */
+static bool run_exit(struct bb_vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+
+    vcpu->stats.exits++;
+    switch (run->exit_reason) {
+    case KVM_EXIT_MMIO:
+        exit_mmio(vcpu);
+        break;
+    case KVM_EXIT_IO:
+        exit_io(vcpu);
+        break;
+    case KVM_EXIT_IOAPIC_EOI:
+        vcpu->stats.eoi++;
+        bb_ioapic_eoi(vcpu->ctx, vcpu->kvm->target.ioapic, run->eoi.vector);
+        break;
+    case KVM_EXIT_INTR:
+        break;
+    default:
+        exit_other(vcpu);
+        return bb_stop_reason(vcpu->kvm->target.stop, NULL) == BB_STOP_NONE;
+    }
+    return true;
+}
+
 static void run_loop(struct bb_vcpu *vcpu)
 {
     struct bb_kvm *kvm = vcpu->kvm;
-    struct kvm_run *run = vcpu->run;
 
-    while (bb_load_acquire(&kvm->quit) == 0) { /* pairs with bb_kvm_stop() */
-        if (ioctl(vcpu->fd, KVM_RUN, 0) != 0) {
-            /* EINTR: a kick. EAGAIN: a vCPU that waits for INIT and SIPI was woken. */
-            if (errno == EINTR || errno == EAGAIN) {
-                continue;
-            }
-            char text[64];
-            snprintf(text, sizeof(text), "KVM_RUN: %s", strerror(errno));
-            give_up(vcpu, BB_STOP_ERROR, text);
-            return;
-        }
-        vcpu->stats.exits++;
-        switch (run->exit_reason) {
-        case KVM_EXIT_MMIO:
-            exit_mmio(vcpu);
-            break;
-        case KVM_EXIT_IO:
-            exit_io(vcpu);
-            break;
-        case KVM_EXIT_IOAPIC_EOI:
-            vcpu->stats.eoi++;
-            bb_ioapic_eoi(vcpu->ctx, kvm->target.ioapic, run->eoi.vector);
-            break;
-        case KVM_EXIT_INTR:
-            break;
-        default:
-            exit_other(vcpu);
-            if (bb_stop_reason(kvm->target.stop, NULL) != BB_STOP_NONE) {
+    while (bb_kvm_enter_(vcpu)) {
+        int failed = ioctl(vcpu->fd, KVM_RUN, 0) != 0 ? errno : 0;
+
+        bb_kvm_leave_(vcpu);
+        bb_kvm_drain_(kvm, vcpu->ctx);
+        if (failed == 0) {
+            if (!run_exit(vcpu)) {
                 return;
             }
-            break;
+        } else if (failed != EINTR && failed != EAGAIN) {
+            /* EINTR: a kick. EAGAIN: a vCPU that waits for INIT and SIPI was woken. */
+            char text[64];
+            snprintf(text, sizeof(text), "KVM_RUN: %s", strerror(failed));
+            give_up(vcpu, BB_STOP_ERROR, text);
+            return;
         }
     }
 }
@@ -244,7 +251,7 @@ int bb_kvm_start(struct bb_kvm *kvm, const struct bb_kvm_target *target, struct 
     int failed = 0;
 
     kvm->target = *target;
-    kvm->quit = 0;
+    kvm->doors = 0;
     kvm->gate = BB_GATE_CLOSED;
     kvm->gate_arrived = 0;
     kvm->gate_error = (struct bb_error){0};
@@ -283,14 +290,7 @@ void bb_kvm_stop(struct bb_kvm *kvm)
         return;
     }
     move_gate(kvm, BB_GATE_ABANDONED);
-    bb_store_release(&kvm->quit, 1u); /* pairs with run_loop() */
-    for (unsigned i = 0; i < kvm->vcpu_count; i++) {
-        if (kvm->vcpus[i].started) {
-            /* Relaxed: read by the kernel, which the signal below reaches later. */
-            bb_store_relaxed(&kvm->vcpus[i].run->immediate_exit, (uint8_t)1);
-            pthread_kill(kvm->vcpus[i].thread, SIGRTMIN);
-        }
-    }
+    bb_kvm_quit_(kvm);
     for (unsigned i = 0; i < kvm->vcpu_count; i++) {
         if (kvm->vcpus[i].started) {
             pthread_join(kvm->vcpus[i].thread, NULL);
@@ -299,4 +299,7 @@ void bb_kvm_stop(struct bb_kvm *kvm)
     }
     sigaction(SIGRTMIN, &kvm->signal_before, NULL);
     kvm->signal_installed = false;
+    if (kvm->memory != NULL) {
+        bb_kvm_drain_(kvm, kvm->control_ctx);
+    }
 }

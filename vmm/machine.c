@@ -23,6 +23,7 @@
 #include "../devices/misc/pci_config.h"
 #include "../devices/timer/hpet.h"
 #include "../devices/timer/pmtimer.h"
+#include "../memory/ram.h"
 #include "board_ports.h"
 
 /* Pins 16 to 23 carry no ISA interrupt: HPET timers may be routed there. */

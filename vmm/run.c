@@ -122,7 +122,13 @@ static int prepare(struct kernel_run *r, struct bb_error *err)
     };
     rc = bb_machine_create(&config, &r->machine, err);
     if (rc == BB_OK) {
-        rc = bb_kvm_add_memory(r->kvm, &r->machine->mem, err);
+        struct bb_kvm_spaces spaces = {
+            .ctx = r->machine->ctx,
+            .mmio = r->machine->mmio,
+            .pio = r->machine->pio,
+            .stop = &r->stop,
+        };
+        rc = bb_kvm_follow(r->kvm, &spaces, err);
     }
     if (rc == BB_OK) {
         rc = bb_kvm_create_vcpus(r->kvm, err);
@@ -173,6 +179,9 @@ static int execute(struct kernel_run *r, int signal_fd, struct bb_error *err)
 static int take_apart(struct kernel_run *r, struct bb_error *err)
 {
     int rc = BB_OK;
+    if (r->kvm != NULL) {
+        bb_kvm_unfollow(r->kvm);
+    }
     if (r->machine != NULL) {
         rc = bb_machine_destroy(r->machine, err);
     }

@@ -63,11 +63,13 @@ static int make_serial_file(const struct bb_storm_run *run, struct bb_error *err
 }
 
 /* Everything up to the first instruction. */
-static int prepare_guest(struct bb_kvm *kvm, struct bb_machine *machine,
+static int prepare_guest(struct bb_kvm *kvm, struct bb_machine *machine, struct bb_stop *stop,
                          struct bb_storm_params *params, struct bb_error *err)
 {
+    struct bb_kvm_spaces spaces = {
+        .ctx = machine->ctx, .mmio = machine->mmio, .pio = machine->pio, .stop = stop};
     struct bb_storm_entry entry;
-    int rc = bb_kvm_add_memory(kvm, &machine->mem, err);
+    int rc = bb_kvm_follow(kvm, &spaces, err);
     if (rc == BB_OK) {
         rc = bb_kvm_create_vcpus(kvm, err);
     }
@@ -101,7 +103,7 @@ static int run_guest(const struct bb_storm_run *run, struct bb_stop *stop, int s
     if (rc != BB_OK) {
         goto close_kvm;
     }
-    rc = prepare_guest(kvm, machine, &params, err);
+    rc = prepare_guest(kvm, machine, stop, &params, err);
     if (rc == BB_OK) {
         rc = make_serial_file(run, err);
     }
@@ -127,6 +129,7 @@ static int run_guest(const struct bb_storm_run *run, struct bb_stop *stop, int s
         rc = bb_storm_collect(machine->mem.host, machine->mem.low_bytes, &params, run->lock_mode,
                               results, err);
     }
+    bb_kvm_unfollow(kvm);
     /* Devices may send messages until the machine is gone: the VM outlives it. */
     int destroyed = bb_machine_destroy(machine, rc == BB_OK ? err : NULL);
     rc = rc == BB_OK ? destroyed : rc;

@@ -59,7 +59,8 @@ static void storm_device_destroy(void *opaque)
     free(opaque);
 }
 
-static const struct bb_region_ops storm_device_region_ops = {storm_device_read, storm_device_write};
+static const struct bb_region_ops storm_device_region_ops = {.read = storm_device_read,
+                                                             .write = storm_device_write};
 static const struct bb_device_ops storm_device_ops = {.destroy = storm_device_destroy};
 
 int bb_storm_device_create(struct bb_ctx *ctx, struct bb_space *mmio, struct bb_device **device,
