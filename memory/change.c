@@ -12,7 +12,7 @@
  * by way of aliases; and no region reaches past 2^64 from its place, nor an alias's window.
  */
 #include <inttypes.h>
-#include <string.h>
+#include <limits.h>
 
 #include "memory_internal.h"
 
@@ -38,8 +38,65 @@ static void index_in(struct bb_region *region)
     }
 }
 
-static void link_child(struct bb_region *container, struct bb_region *region)
+/*
+ * Attachment. A region is attached where some way leads down to it from a space's root, through
+ * places and aliases, shown or not. It counts the edges that end at it and begin at attached
+ * regions, so that the first and the last of them are known; the graph has no cycles, so the count
+ * is exact.
+ */
+void bb_change_detach_(struct bb_region *region)
 {
+    if (--region->attached > 0) {
+        return;
+    }
+    for (struct bb_region *child = region->child; child != NULL; child = child->sibling) {
+        bb_change_detach_(child);
+    }
+    if (region->target != NULL) {
+        bb_change_detach_(region->target);
+    }
+}
+
+/* BB_OK, or BB_E_LIMIT where it goes on for more than `levels`; then nothing is attached. */
+static int attach(struct bb_region *region, unsigned levels)
+{
+    int result = BB_OK;
+
+    if (region->attached > 0) {
+        region->attached++;
+        return BB_OK;
+    }
+    if (levels == 0) {
+        return BB_E_LIMIT;
+    }
+    struct bb_region *child = region->child;
+    while (child != NULL) {
+        result = attach(child, levels - 1);
+        if (result != BB_OK) {
+            break;
+        }
+        child = child->sibling;
+    }
+    if (result == BB_OK && region->target != NULL) {
+        result = attach(region->target, levels - 1);
+    }
+    if (result != BB_OK) {
+        for (struct bb_region *done = region->child; done != child; done = done->sibling) {
+            bb_change_detach_(done);
+        }
+        return result;
+    }
+    region->attached = 1;
+    return BB_OK;
+}
+
+static int link_child(struct bb_region *container, struct bb_region *region, unsigned levels)
+{
+    int result = container->attached > 0 ? attach(region, levels) : BB_OK;
+
+    if (result != BB_OK) {
+        return result;
+    }
     region->parent = container;
     region->sibling = container->child;
     region->sibling_link = &container->child;
@@ -48,6 +105,7 @@ static void link_child(struct bb_region *container, struct bb_region *region)
     }
     container->child = region;
     index_in(region);
+    return BB_OK;
 }
 
 void bb_change_unlink_(struct bb_region *region)
@@ -56,6 +114,9 @@ void bb_change_unlink_(struct bb_region *region)
     *region->sibling_link = region->sibling;
     if (region->sibling != NULL) {
         region->sibling->sibling_link = region->sibling_link;
+    }
+    if (region->parent->attached > 0) {
+        bb_change_detach_(region);
     }
     region->parent = NULL;
 }
@@ -168,7 +229,10 @@ static int place(struct bb_commit_ *commit, struct bb_op_ *op, struct bb_error *
     }
     region->at = op->number;
     region->priority = op->priority;
-    link_child(op->container, region);
+    result = link_child(op->container, region, BB_DEPTH_MAX);
+    if (result != BB_OK) {
+        return too_much(err, region);
+    }
     result = bb_change_stale_(commit, region, err);
     if (result != BB_OK) {
         bb_change_unlink_(region);
@@ -374,7 +438,7 @@ void bb_change_undo_(struct bb_map *map, struct bb_op_ *op)
     case BB_OP_UNPLACE_:
         region->at = op->number;
         region->priority = op->priority;
-        link_child(op->container, region);
+        (void)link_child(op->container, region, UINT_MAX); /* it was there: it fits */
         break;
     default:
         swap(op);

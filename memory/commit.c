@@ -139,7 +139,7 @@ static int stale_add(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gp
 int bb_commit_stale_(struct bb_commit_ *commit, struct bb_region *region, uint64_t first,
                      uint64_t last)
 {
-    return bb_instances_(region, first, last, stale_add, commit->map);
+    return bb_instances_(region, first, last, !commit->removal, stale_add, commit->map);
 }
 
 static void scratch_trim(struct bb_scratch_ *scratch, struct bb_heap *heap)
@@ -175,14 +175,11 @@ int bb_scratch_create_(struct bb_map *map)
     return map->scratch != NULL ? BB_OK : BB_E_NOMEM;
 }
 
-void bb_scratch_destroy_(struct bb_map *map)
+void bb_scratch_empty_(struct bb_map *map)
 {
     struct bb_scratch_ *scratch = map->scratch;
     struct bb_heap *heap = map->heap;
 
-    if (scratch == NULL) {
-        return;
-    }
     bb_heap_free(heap, scratch->stale, scratch->stale_room * sizeof(scratch->stale[0]));
     bb_pieces_free_(heap, &scratch->rendered);
     bb_pieces_free_(heap, &scratch->now);
@@ -191,7 +188,15 @@ void bb_scratch_destroy_(struct bb_map *map)
         bb_pieces_free_(heap, &scratch->delta[i].removed);
         bb_pieces_free_(heap, &scratch->delta[i].added);
     }
-    bb_heap_free(heap, scratch, sizeof(*scratch));
+    memset(scratch, 0, sizeof(*scratch));
+}
+
+void bb_scratch_destroy_(struct bb_map *map)
+{
+    if (map->scratch != NULL) {
+        bb_scratch_empty_(map);
+        bb_heap_free(map->heap, map->scratch, sizeof(*map->scratch));
+    }
 }
 
 /* From stale ranges to edits. */
@@ -258,7 +263,7 @@ static int render_range(struct bb_commit_ *commit, const struct bb_space *space,
         result = append(heap, &scratch->now, &piece);
     }
     if (result == BB_OK) {
-        result = bb_render_(heap, space->root, first, last, &scratch->rendered);
+        result = bb_render_(heap, space->root, first, last, !commit->removal, &scratch->rendered);
     }
     for (size_t i = 0; i < scratch->rendered.count && result == BB_OK; i++) {
         result = append(heap, &scratch->now, &scratch->rendered.piece[i]);

@@ -73,6 +73,7 @@ int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
         return BB_E_NOMEM;
     }
     made->root->root_of = made;
+    made->root->attached = 1;
 
     struct bb_commit_ commit;
     int result = bb_commit_begin_(&commit, ctx, 1);

@@ -73,6 +73,8 @@ struct bb_root_ *bb_root_alloc_(struct bb_heap *heap, uint32_t space_count);
 /* The map's scratch. BB_OK or BB_E_NOMEM. */
 int bb_scratch_create_(struct bb_map *map);
 void bb_scratch_destroy_(struct bb_map *map);
+/* Gives its buffers back. Under the map's lock. */
+void bb_scratch_empty_(struct bb_map *map);
 
 /*
  * A commit under way: begins with the map's lock taken, ends with it released. Every space's tree
@@ -86,6 +88,7 @@ struct bb_commit_ {
     struct bb_told_ *told;
     uint64_t changed; /* a bit for each space whose view changes, by index */
     bool telling;     /* the listeners' lock is held */
+    bool removal;     /* nothing is too much: see render.c */
 };
 
 /*
@@ -132,12 +135,12 @@ int bb_pieces_reserve_(struct bb_heap *heap, struct bb_pieces_ *pieces, size_t m
  * BB_OK, BB_E_NOMEM, BB_E_LIMIT.
  */
 int bb_render_(struct bb_heap *heap, struct bb_region *root, bb_gpa_t first, bb_gpa_t last,
-               struct bb_pieces_ *pieces);
+               bool bounded, struct bb_pieces_ *pieces);
 /*
  * Calls `emit` for each part of a space in which [first, last] of a region would be seen if nothing
  * hid it. BB_OK, what `emit` returned, or BB_E_LIMIT.
  */
-int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last,
+int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last, bool bounded,
                   int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last),
                   void *opaque);
 
@@ -229,6 +232,8 @@ int bb_change_stale_device_(struct bb_commit_ *commit, const struct bb_region *r
                             struct bb_error *err);
 /* Takes a region out of its container. */
 void bb_change_unlink_(struct bb_region *region);
+/* One edge less leads to it from attached regions. */
+void bb_change_detach_(struct bb_region *region);
 /* Sets the text for BB_E_NOMEM, or for that or BB_E_LIMIT; returns the code. */
 int bb_change_out_of_memory_(struct bb_error *err, const struct bb_region *region);
 int bb_change_failed_(struct bb_error *err, const struct bb_region *region, int result);

@@ -225,7 +225,8 @@ void bb_region_free_(struct bb_heap *heap, struct bb_region *region)
 static int check_name(const char *name, void *place, const char *what, struct bb_error *err)
 {
     if (name == NULL || name[0] == '\0' || place == NULL) {
-        return bb_error_set(err, BB_E_INVAL, "%s needs a name and a place for what is made", what);
+        return bb_error_set(err, BB_E_INVAL, "%s needs a configuration with a name, and a place",
+                            what);
     }
     return BB_OK;
 }
@@ -417,7 +418,7 @@ enum bb_kind bb_region_kind(const struct bb_region *region)
 
 struct bb_device *bb_region_device(const struct bb_region *region)
 {
-    return bb_load_relaxed(&region->owner); /* relaxed: set before it is shown, or by its adopter */
+    return bb_load_acquire(&region->owner); /* pairs with bb_device_adopt() */
 }
 
 uint64_t bb_region_size(const struct bb_region *region)

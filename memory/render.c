@@ -16,7 +16,10 @@
  * place wraps, since transactions refuse places from which a region would reach past 2^64.
  *
  * Bounds: the depth and the number of steps of a walk are counted, for aliases of aliases can show
- * a region in more places than there is memory.
+ * a region in more places than there is memory. A removal is not bounded: it looks only at places
+ * that earlier commits, within the bounds, have rendered. For the same reason walking up leaves out
+ * what is below no space's root: regions that are not attached may show one another as often as
+ * they like.
  */
 #include <string.h>
 
@@ -57,7 +60,8 @@ int bb_pieces_reserve_(struct bb_heap *heap, struct bb_pieces_ *pieces, size_t m
 struct render {
     struct bb_heap *heap;
     struct bb_pieces_ *out;
-    unsigned steps;
+    uint64_t steps;
+    uint64_t steps_max;
     unsigned depth;
 };
 
@@ -247,7 +251,7 @@ static int show(struct render *render, struct bb_region *region, bb_gpa_t base, 
     if (!region->enabled || region->removing) {
         return BB_OK;
     }
-    if (++render->steps > BB_RENDER_MAX || render->depth == BB_DEPTH_MAX) {
+    if (++render->steps > render->steps_max || render->depth == BB_DEPTH_MAX) {
         return BB_E_LIMIT;
     }
     render->depth++;
@@ -282,9 +286,10 @@ static int show(struct render *render, struct bb_region *region, bb_gpa_t base, 
 }
 
 int bb_render_(struct bb_heap *heap, struct bb_region *root, bb_gpa_t first, bb_gpa_t last,
-               struct bb_pieces_ *pieces)
+               bool bounded, struct bb_pieces_ *pieces)
 {
-    struct render render = {.heap = heap, .out = pieces};
+    struct render render = {
+        .heap = heap, .out = pieces, .steps_max = bounded ? BB_RENDER_MAX : UINT64_MAX};
 
     return show(&render, root, 0, first, last, false);
 }
@@ -294,18 +299,20 @@ int bb_render_(struct bb_heap *heap, struct bb_region *root, bb_gpa_t first, bb_
 struct ascent {
     int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last);
     void *opaque;
-    unsigned steps;
+    uint64_t steps;
+    uint64_t steps_max;
     unsigned depth;
+    unsigned depth_max;
 };
 
 static int ascend(struct ascent *ascent, struct bb_region *region, uint64_t first, uint64_t last)
 {
     int result = BB_OK;
 
-    if (!region->enabled || region->removing || first > region->last) {
+    if (!region->enabled || region->removing || region->attached == 0 || first > region->last) {
         return BB_OK;
     }
-    if (++ascent->steps > BB_INSTANCES_MAX || ascent->depth == BB_DEPTH_MAX) {
+    if (++ascent->steps > ascent->steps_max || ascent->depth == ascent->depth_max) {
         return BB_E_LIMIT;
     }
     if (last > region->last) {
@@ -328,11 +335,16 @@ static int ascend(struct ascent *ascent, struct bb_region *region, uint64_t firs
     return result;
 }
 
-int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last,
+int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last, bool bounded,
                   int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last),
                   void *opaque)
 {
-    struct ascent ascent = {.emit = emit, .opaque = opaque};
+    struct ascent ascent = {
+        .emit = emit,
+        .opaque = opaque,
+        .steps_max = bounded ? BB_INSTANCES_MAX : UINT64_MAX,
+        .depth_max = bounded ? BB_DEPTH_MAX : 4 * BB_DEPTH_MAX, /* through what is hidden, too */
+    };
 
     return ascend(&ascent, region, first, last);
 }

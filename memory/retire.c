@@ -30,13 +30,17 @@ static void retire(struct bb_region *region)
     if (region->parent != NULL) {
         bb_change_unlink_(region);
     }
-    while (region->child != NULL) {
-        bb_change_unlink_(region->child);
-    }
     while (region->aliases != NULL) {
         struct bb_region *alias = region->aliases;
         region->aliases = alias->alias_next;
         alias->target = NULL;
+        if (alias->attached > 0) {
+            bb_change_detach_(region);
+        }
+    }
+    /* Nothing leads to it now, so it is not attached, nor is anything attached through it. */
+    while (region->child != NULL) {
+        bb_change_unlink_(region->child);
     }
     if (region->target != NULL) {
         *region->alias_link = region->alias_next;
@@ -61,6 +65,7 @@ int bb_regions_retire_(struct bb_ctx *ctx, struct bb_region *const *regions, siz
     if (bb_commit_begin_(&commit, ctx, 0) != BB_OK) {
         return bb_change_out_of_memory_(err, regions[0]);
     }
+    commit.removal = true;
     for (size_t i = 0; i < count && result == BB_OK; i++) {
         result = check_retire(commit.map, regions[i], err);
         if (result == BB_OK) {
