@@ -27,7 +27,7 @@ static int ignore_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsig
     return BB_OK;
 }
 
-static const struct bb_region_ops answer_ops = {answer_read, ignore_write};
+static const struct bb_region_ops answer_ops = {.read = answer_read, .write = ignore_write};
 
 struct bb_ctx *fixture_attach(struct fixture *fixture, const char *name)
 {
@@ -87,8 +87,9 @@ struct bb_region *fixture_region(struct fixture *fixture, const char *name, uint
     struct bb_region *region = NULL;
     struct bb_error err = {0};
 
-    cr_assert_eq(bb_region_create_io_(fixture->ctx, &config, NULL, 1, &region, &err), BB_OK, "%s",
-                 err.text);
+    cr_assert_eq(
+        bb_region_create_io_(fixture->ctx, &config, &(struct bb_owner_){.id = 1}, &region, &err),
+        BB_OK, "%s", err.text);
     return region;
 }
 
@@ -98,6 +99,7 @@ uint64_t fixture_settled_bytes(struct fixture *fixture)
     while (bb_rcu_stats(fixture->ctx).deferred_bytes != 0) {
         sched_yield();
     }
+    bb_scratch_empty_(fixture->map);
     return bb_heap_usage(fixture->memory.heap).live_bytes -
            fixture->map->pool.count * sizeof(struct bb_node_);
 }
@@ -111,6 +113,47 @@ void fixture_remove(struct fixture *fixture, struct bb_region *region)
     }
     cr_assert_eq(bb_rcu_synchronize(fixture->ctx), BB_OK);
     bb_region_free_(fixture->memory.heap, region);
+}
+
+static struct bb_flat_ shown(struct bb_region *region)
+{
+    bool memory = region->kind == BB_KIND_RAM || region->rom_mode;
+
+    return (struct bb_flat_){.last_offset = region->last,
+                             .read = region->read,
+                             .write = region->write,
+                             .opaque = region->opaque,
+                             .region = region,
+                             .host = memory ? region->host : NULL,
+                             .kind = region->kind,
+                             .read_only = region->read_only,
+                             .memory = memory};
+}
+
+int fixture_read(struct bb_ctx *ctx, struct bb_region *region, uint64_t offset, unsigned size,
+                 uint64_t *value)
+{
+    struct bb_flat_ leaf = shown(region);
+    uint64_t read = 0;
+
+    bb_section_enter_(ctx);
+    int result = bb_leaf_read_(ctx, &leaf, offset, &read, size, (struct bb_attrs){0});
+    bb_section_leave_(ctx);
+    if (result == BB_OK) {
+        *value = read;
+    }
+    return result;
+}
+
+int fixture_write(struct bb_ctx *ctx, struct bb_region *region, uint64_t offset, unsigned size,
+                  uint64_t value)
+{
+    struct bb_flat_ leaf = shown(region);
+
+    bb_section_enter_(ctx);
+    int result = bb_leaf_write_(ctx, &leaf, offset, &value, size, (struct bb_attrs){0});
+    bb_section_leave_(ctx);
+    return result;
 }
 
 struct bb_region *fixture_find(struct fixture *fixture, struct bb_space *space, bb_gpa_t gpa)

@@ -36,6 +36,12 @@ uint64_t fixture_settled_bytes(struct fixture *fixture);
 /* Unmaps it if it is mapped, waits out the readers, frees it. */
 void fixture_remove(struct fixture *fixture, struct bb_region *region);
 
+/* One access of a region, shown as it is, in a section. */
+int fixture_read(struct bb_ctx *ctx, struct bb_region *region, uint64_t offset, unsigned size,
+                 uint64_t *value);
+int fixture_write(struct bb_ctx *ctx, struct bb_region *region, uint64_t offset, unsigned size,
+                  uint64_t value);
+
 /* The region at `gpa`, looked up as an access does; NULL for none. Asserts the hit's bounds. */
 struct bb_region *fixture_find(struct fixture *fixture, struct bb_space *space, bb_gpa_t gpa);
 

@@ -210,7 +210,9 @@ static void edit_done(struct tree_test *test, struct bb_edit_ *edit)
 static void set(struct tree_test *test, struct bb_edit_ *edit, uintptr_t *tree, bb_gpa_t first,
                 bb_gpa_t last, struct bb_region *region, uint64_t offset)
 {
-    cr_assert_eq(bb_radix_set_(edit, tree, first, last, region, offset), BB_OK);
+    struct bb_piece_ piece = {.first = first, .last = last, .region = region, .offset = offset};
+
+    cr_assert_eq(bb_radix_set_(edit, tree, first, last, region == NULL ? NULL : &piece), BB_OK);
     model_set(&test->model, first, last, region, offset);
 }
 
@@ -374,8 +376,9 @@ Test(radix, an_edit_that_meets_no_memory_at_any_allocation_can_be_undone)
         test_memory_fail_after(&test->memory, n);
         for (unsigned i = 0; i < 8 && result == BB_OK; i++) {
             bb_gpa_t first = (bb_gpa_t)i * 0x333 + 0x800;
-            result = bb_radix_set_(&edit, &tree, first, first + 0x2000,
-                                   i % 3 == 2 ? NULL : &test->region[i], i);
+            struct bb_piece_ piece = {
+                .first = first, .last = first + 0x2000, .region = &test->region[i], .offset = i};
+            result = bb_radix_set_(&edit, &tree, first, first + 0x2000, i % 3 == 2 ? NULL : &piece);
         }
         test_memory_fail_after(&test->memory, -1);
         cr_assert(result == BB_OK || result == BB_E_NOMEM);
@@ -424,11 +427,11 @@ Test(radix, a_leaf_is_fast_only_for_accesses_that_cannot_reach_over_its_ends)
     struct tree_test *test = &shared;
     test_begin(test);
     test->region[0].klass = BB_CLASS_LOCKFREE;
-    test->region[0].fast_sizes = 1 | 2 | 4 | 8;
+    test->region[0].read_sizes = 1 | 2 | 4 | 8;
     test->region[1].klass = BB_CLASS_DEVICE_LOCK;
-    test->region[1].fast_sizes = 1 | 2 | 4 | 8;
+    test->region[1].read_sizes = 1 | 2 | 4 | 8;
     test->region[2].klass = BB_CLASS_LOCKFREE;
-    test->region[2].fast_sizes = 4;
+    test->region[2].read_sizes = 4;
 
     for (uint64_t bytes = 1; bytes <= 10; bytes++) {
         for (bb_gpa_t cut = 0; cut < bytes; cut++) {
@@ -440,8 +443,8 @@ Test(radix, a_leaf_is_fast_only_for_accesses_that_cannot_reach_over_its_ends)
                 }
                 const struct bb_flat_ *leaf = bb_radix_next_(test->tree, 0);
                 for (unsigned size = 1; size <= 8; size *= 2) {
-                    bool fast = (leaf->fast_sizes & size) != 0;
-                    bool may = which != 1 && (test->region[which].fast_sizes & size) != 0;
+                    bool fast = (leaf->read_sizes & size) != 0;
+                    bool may = which != 1 && (test->region[which].read_sizes & size) != 0;
                     if (fast) {
                         cr_assert(may && stays_inside(leaf, size),
                                   "%u bytes in a leaf of %" PRIu64 " less %" PRIu64, size, bytes,

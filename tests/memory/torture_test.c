@@ -40,7 +40,7 @@ static uint64_t number_in(struct bb_ctx *ctx, struct bb_space *space, uint64_t o
     if (hit == NULL) {
         return 0;
     }
-    if (bb_region_read_(ctx, hit->region, 0, 8, &value) != BB_OK) {
+    if (fixture_read(ctx, hit->region, 0, 8, &value) != BB_OK) {
         return POISON_WORD;
     }
     return value;
@@ -86,7 +86,7 @@ static bool walk(void *opaque, bb_gpa_t first, bb_gpa_t last, const struct bb_re
 {
     struct walk *walk = opaque;
 
-    walk->fault |= first < walk->behind || last < first || region->size_bytes - 1 != last - first;
+    walk->fault |= first < walk->behind || last < first || region->last != last - first;
     walk->behind = last + 1;
     if (first == PAIR_GPA) {
         walk->fault |= walk->number != 0;
@@ -227,7 +227,7 @@ Test(torture, readers_see_each_transaction_whole_and_nothing_that_was_freed)
     while (test_now_ns() < end_ns) {
         replace_pair(pair, ++number);
         unsigned which = test_random_below(&random, FILLERS);
-        if (fillers[which]->space != NULL) {
+        if (fillers[which]->parent != NULL) {
             cr_assert_eq(bb_space_unmap(fixture.ctx, fillers[which], NULL), BB_OK);
         } else {
             bb_gpa_t gpa = PAIR_GPA + PAIR_BYTES + 0x100 * (bb_gpa_t)which;
@@ -263,13 +263,14 @@ static void *swap_own_pair(void *arg)
     struct bb_ctx *ctx = fixture_attach(&fixture, "writer");
     uint64_t index = (uint64_t)writer->looks;
     struct bb_region_config config = {
-        .name = "own", .size_bytes = 0x40, .ops = &(struct bb_region_ops){NULL, NULL}};
+        .name = "own", .size_bytes = 0x40, .ops = &(struct bb_region_ops){.read = NULL}};
     struct bb_region *region = NULL;
     uint64_t commits = 0;
     bb_gpa_t home = 0x40 * index;
 
     if (ctx == NULL ||
-        bb_region_create_io_(ctx, &config, NULL, (uint32_t)index, &region, NULL) != BB_OK) {
+        bb_region_create_io_(ctx, &config, &(struct bb_owner_){.id = (uint32_t)index}, &region,
+                             NULL) != BB_OK) {
         snprintf(writer->fault, sizeof(writer->fault), "can't begin");
         return NULL;
     }
@@ -346,7 +347,7 @@ static void *flip_ram(void *arg)
         uint64_t value = writer->looks % 2 != 0 ? UINT64_MAX : 0;
         for (unsigned size = 1; size <= 8; size *= 2) {
             /* Each size has eight bytes of its own, so that a mixture is a torn access. */
-            bb_region_write_(ctx, shared_ram, (uint64_t)size * 8, size, value);
+            fixture_write(ctx, shared_ram, (uint64_t)size * 8, size, value);
         }
         writer->looks++;
     }
@@ -371,7 +372,7 @@ Test(torture, an_aligned_access_to_ram_is_never_torn)
     while (test_now_ns() < end_ns && torn == 0) {
         for (unsigned size = 1; size <= 8; size *= 2) {
             uint64_t value = 1;
-            bb_region_read_(fixture.ctx, shared_ram, (uint64_t)size * 8, size, &value);
+            fixture_read(fixture.ctx, shared_ram, (uint64_t)size * 8, size, &value);
             torn = value == 0 || value == bb_mask_bytes(size) ? torn : value;
         }
         looks++;
