@@ -3,14 +3,16 @@
  * Doorbells: writes of a region that need no callback at once.
  *
  * A doorbell turns a write into a signal of an eventfd: the callback does not run, whoever waits on
- * the descriptor goes to work. What the region's rules and its accept hook say is not asked.
+ * the descriptor goes to work. What the region's rules and its accept hook say is not asked, and
+ * coalesced writes are left as they are: who wakes flushes them before it looks at the device.
  *
- * A coalesced range takes writes of 1, 2, 4 or 8 bytes that lie in it as a whole into a buffer and
- * has them made together, later, in the order in which they were taken: before the next access by
- * any vCPU of any region of that device, before a pause completes, when the buffer is full, when
- * the context that left them is detached, and when somebody asks (bb_coalesced_flush(),
- * engine/access.h). Writes that are taken are BB_OK; what is refused when they are made is counted
- * only. A doorbell for the same write goes first.
+ * A coalesced range takes writes of 1, 2, 4 or 8 bytes, without attributes, that lie in it as a
+ * whole into a buffer and has them made together, later, in the order in which they were taken:
+ * before the next access by any vCPU of any region of that device, before a pause completes, when
+ * the buffer is full, when another vCPU writes to a coalesced range of any device, when the context
+ * that left them is detached, and when somebody asks (bb_coalesced_flush(), engine/access.h).
+ * Writes that are taken are BB_OK; what is refused when they are made is counted only. A doorbell
+ * for the same write goes first.
  *
  * What a coalesced range does not do:
  *  - accesses that a callback makes, posted effects, timers and notifications have nothing made:
