@@ -6,10 +6,11 @@
  * bb-control never runs the embedder's completions, so removals that it finishes never wait for
  * one; it does call cancel hooks, which must not block. It also does the work of inboxes that
  * nobody else could, and what that posts: such an effect may wait for another device's lock or
- * sleep in a MAY_SLEEP callback. So a thread that waits for a pause looks for itself, too; a pause
- * that was asked for asynchronously then goes on once that effect is done. While a pause is under
- * way both look every millisecond, so that a context need not wake them at the end of a chain with
- * a fence.
+ * sleep in a MAY_SLEEP callback. For a pause it makes the coalesced writes that are left (pause.c),
+ * which may wait likewise. So a thread that waits for a pause looks for itself, too; a pause that
+ * was asked for asynchronously then goes on once that effect is done. While a pause is under way
+ * both look every millisecond, so that a context need not wake them at the end of a chain with a
+ * fence.
  */
 #include <signal.h>
 #include <string.h>

@@ -166,6 +166,9 @@ struct bb_engine_stats {
     uint64_t expiries;         /* device timers' callbacks run */
     uint64_t expiries_inboxed; /* of these, handed to a device's inbox because its lock was held */
     uint64_t gate_waits;       /* accesses that met a closed gate */
+    uint64_t coalesced;        /* writes taken to be made later (memory/doorbell.h) */
+    uint64_t doorbells_rung;
+    uint64_t doorbells_failed; /* whose descriptor took no write; the callback ran instead */
 };
 
 /* Threads: the context's own; takes a lock of contexts that no access takes. */

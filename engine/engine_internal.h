@@ -113,6 +113,9 @@ struct bb_counts_ {
     uint64_t expiries;
     uint64_t expiries_inboxed;
     uint64_t gate_waits;
+    uint64_t coalesced;
+    uint64_t doorbells_rung;
+    uint64_t doorbells_failed;
 };
 
 struct bb_ectx_ {
@@ -366,14 +369,18 @@ void bb_ring_detach_(struct bb_ectx_ *e); /* makes what is in it; in a context's
 bool bb_doorbell_ring_(struct bb_ectx_ *e, const struct bb_flat_ *leaf, uint64_t offset,
                        unsigned size, uint64_t value);
 /* In a section, outermost: takes a write that falls in a coalesced range. False where it does not,
- * or the ring is full: then it is to be made. */
+ * the ring is full or being emptied, or another context has writes left: then it is to be made, as
+ * any access, once what is left has been. */
 bool bb_coalesce_take_(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa,
                        const struct bb_flat_ *leaf, uint64_t offset, unsigned size, uint64_t value);
-/* True where a write is or may be left unmade by any context. */
+/* True where a write is or may be left unmade by any context. False: every write that was taken
+ * before has been made, with its effects, and is seen. */
 bool bb_coalesce_pending_(const struct bb_engine *engine);
 /* Makes them all, or waits for who does. In a chain that has begun, outermost, with nothing held;
- * inside the making of one it does nothing. */
+ * inside the making of one it does nothing. What is taken meanwhile is left: once is enough. */
 void bb_coalesce_drain_(struct bb_ectx_ *e);
+/* For bb-control, with nothing held and no chain begun: makes them unless somebody is at it. */
+void bb_coalesce_try_(struct bb_ectx_ *e);
 
 /* counters.c */
 void bb_tally_(struct bb_ectx_ *e, const struct bb_region *region, bool write, int result);

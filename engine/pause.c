@@ -11,7 +11,11 @@
  *     can't wait at the gate without harm (its thread holds the embedder's lock, a section, or a
  *     ranked lock) passes while CLOSING, by setting `busy` under the control mutex, under which
  *     CLOSED is decided; once CLOSED it is refused.
- *  4. Work in a device's inbox is a callback to come: still_locked() waits for it. What an
+ *  4. Coalesced writes are callbacks to come, too. Once the grace period is over and nobody is busy
+ *     none can be taken any more; bb-control makes what is left, and still_locked() waits until
+ *     nothing is pending. A maker passes no gate. It is busy before it says that nothing is left,
+ *     so a look at contexts after one at what is pending finds it (coalesce.c, invariant 6).
+ *  5. Work in a device's inbox is a callback to come: still_locked() waits for it. What an
  *     embedder's own thread sets off while CLOSED (a line that it sets, a device that it removes)
  *     is that thread's doing, and is not held up.
  */
@@ -202,7 +206,8 @@ struct busy_scan {
     uint32_t device_id;
     uint32_t inbox_of; /* a device whose inbox has work in it; 0: none found */
     bool busy;
-    bool control; /* bb-control has something to do that runs callbacks */
+    bool control;   /* bb-control has something to do that runs callbacks */
+    bool coalesced; /* writes are left */
     bool in_callback;
     char thread[BB_CTX_NAME_BYTES];
 };
@@ -263,6 +268,8 @@ static void say_who_is_in_the_way(struct bb_engine *engine, struct bb_ctx *ctx,
     } else if (scan->control) {
         bb_error_set(err, BB_E_TIMEOUT,
                      "pause undone: bb-control is still at work for a device or its removal");
+    } else if (scan->coalesced) {
+        bb_error_set(err, BB_E_TIMEOUT, "pause undone: coalesced writes have not all been made");
     } else if (scan->inbox_of != 0) {
         bb_error_set(
             err, BB_E_TIMEOUT,
@@ -333,9 +340,10 @@ static bool inboxes_empty(struct bb_engine *engine, struct bb_ctx *ctx, uint32_t
 
 /*
  * Decides whether everything stands still. Once the grace period is over and no context is busy no
- * chain exists, so nothing is pushed to an inbox any more. What lies there is in the hands of an
- * embedder's thread that holds a device's lock, outside any access, or of bb-control. Whoever has
- * emptied an inbox is found busy by the second look, or has done the work.
+ * chain exists, so no write is taken and nothing is pushed to an inbox any more, but by who makes
+ * the writes that are left. What lies in an inbox then is in the hands of an embedder's thread that
+ * holds a device's lock, outside any access, or of bb-control. Whoever has made writes or emptied
+ * an inbox is found busy by the second look, or has done the work.
  */
 static bool still_locked(struct bb_engine *engine, struct bb_ctx *ctx, struct busy_scan *scan)
 {
@@ -347,11 +355,31 @@ static bool still_locked(struct bb_engine *engine, struct bb_ctx *ctx, struct bu
         scan->control = true;
         return false;
     }
+    if (bb_coalesce_pending_(engine)) {
+        scan->coalesced = true;
+        return false;
+    }
     if (!inboxes_empty(engine, ctx, &scan->inbox_of)) {
         return false;
     }
     bb_rcu_each_ctx_(engine->rcu, scan_busy, scan);
     return !scan->busy;
+}
+
+/*
+ * Has bb-control make the writes that are left, or leave that to who is at it. Not before the grace
+ * period is over: until then vCPUs may leave more. Not on the thread that waits for the pause: a
+ * callback may wait past the deadline, which it is to keep, and for a cancel hook, which it is to
+ * call. Under the control mutex, which it drops.
+ */
+static void make_coalesced(struct bb_engine *engine, struct bb_ctx *ctx)
+{
+    if (ctx == engine->control_ctx && engine->pause_state == BB_CLOSING_ && engine->pause_grace &&
+        bb_coalesce_pending_(engine)) {
+        pthread_mutex_unlock(&engine->control);
+        bb_coalesce_try_(bb_ectx_(ctx));
+        pthread_mutex_lock(&engine->control);
+    }
 }
 
 /* One look at a pause under way. Returns the host time of the next look, UINT64_MAX: none. */
@@ -365,6 +393,7 @@ bb_ns_t bb_pause_step_locked_(struct bb_engine *engine, struct bb_ctx *ctx)
     if (engine->pause_state == BB_CLOSING_) {
         cancel_pinned(engine, ctx);
     }
+    make_coalesced(engine, ctx);
     if (engine->pause_state == BB_CLOSING_ && still_locked(engine, ctx, &scan)) {
         engine->pause_state = BB_CLOSED_;
     }
