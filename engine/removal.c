@@ -19,10 +19,9 @@
  *
  * Who excludes whom. A region of a device is retired under the engine's table lock, and so are a
  * device's all together: each of the two finds the other not begun, or past the point where it can
- * fail. With that lock held listeners can't be called, so they are told right after, which is as
- * for a commit in a callback. A region without a device is marked as leaving under that lock, so
- * that no device adopts it, and is retired without it: memory is gone from an accelerator before
- * it is gone from the view.
+ * fail. A region without a device is marked as leaving under that lock, so that no device adopts
+ * it, and retired without it, since that may take long: RAM that is in use has an accelerator's
+ * processors stopped by its listener.
  *
  * Deferred memory. What removal keeps until its grace period is over counts against the engine's
  * bound, by way of the `weight` of each: so who removes faster than readers leave waits for them,
@@ -64,13 +63,10 @@ static void cancel(struct bb_ctx *ctx, struct bb_device *device)
     }
 }
 
-/*
- * The end of either first half, with the table lock released: tells listeners, where that had to be
- * left, and waits where deferred memory is over its bound; or has the epilogue do both.
- */
-static void settle(struct bb_ctx *ctx)
+/* Waits where deferred memory is over its bound, with the table lock released, or has the epilogue
+ * do it. */
+static void throttle(struct bb_ctx *ctx)
 {
-    bb_chain_settle_(bb_ectx_(ctx));
     if (bb_may_block_(bb_ectx_(ctx))) {
         bb_rcu_throttle_(ctx);
     } else if (bb_rcu_over_bound_(ctx->rcu)) {
@@ -241,7 +237,7 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     } else {
         bb_pins_drain_(engine->rcu, pins, &removal->drain, BB_ON_RECLAIM_, region_drained);
     }
-    settle(ctx);
+    throttle(ctx);
     return BB_OK;
 }
 
@@ -447,7 +443,7 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
     device->waiter = waiter;
     cancel(ctx, device);
     begin_waits(device);
-    settle(ctx);
+    throttle(ctx);
     return BB_OK;
 }
 
