@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Accesses: decoding, sizes, straddling, results, counters, and where each class runs. */
+/* Accesses: decoding, sizes, straddling, results and what they read, kinds of regions, counters,
+ * and where each class runs. */
 #include "fixture.h"
 
 #include <string.h>
@@ -245,6 +246,233 @@ Test(dispatch, ports_and_memory_are_apart)
     cr_assert_eq(value, 1);
     cr_assert_eq(mmio_read(&machine, 0x3f8, 1), machine.ram_host[0x3f8]);
     probe_drop(&probe);
+}
+
+/* --- What failed accesses read -------------------------------------------------------------------
+ */
+
+struct fill_case {
+    struct bb_fill fill;
+    uint64_t reads; /* 8 bytes */
+};
+
+static const struct fill_case fills[] = {
+    {{.kind = BB_FILL_ONES, .pattern = 1}, UINT64_MAX},
+    {{.kind = BB_FILL_ZEROS, .pattern = 1}, 0},
+    {{.kind = BB_FILL_PATTERN, .pattern = UINT64_C(0x8877665544332211)},
+     UINT64_C(0x8877665544332211)},
+};
+
+Test(dispatch, what_failed_accesses_read_is_each_spaces_own)
+{
+    struct probe probe = {.read = refuse_read};
+
+    probe_make(&machine, &probe, "refuses", 0, BB_CLASS_LOCKFREE);
+    for (unsigned i = 0; i < 9; i++) {
+        const struct fill_case *decode = &fills[i / 3], *device = &fills[i % 3];
+        struct bb_space_config config = {
+            .name = "space", .decode_error = decode->fill, .device_error = device->fill};
+        struct bb_space *space;
+        struct bb_error err;
+
+        cr_assert_eq(bb_space_create(machine.ctx, &config, &space, &err), BB_OK);
+        cr_assert_eq(bb_space_unmap(machine.ctx, probe.region, &err), BB_OK);
+        cr_assert_eq(bb_space_map(machine.ctx, space, 0x1000, probe.region, &err), BB_OK);
+        for (unsigned size = 1; size <= 8; size++) {
+            uint64_t mask = bb_mask_bytes(size);
+            uint64_t value = ~decode->reads;
+
+            cr_assert_eq(bb_mmio_read(machine.ctx, space, 0x2000, size, &value), BB_E_DECODE);
+            cr_assert_eq(value, decode->reads & mask, "size %u: %lx", size, (unsigned long)value);
+            value = ~device->reads;
+            cr_assert_eq(bb_mmio_read(machine.ctx, space, 0x1000, size, &value), BB_E_DEVICE);
+            cr_assert_eq(value, device->reads & mask, "size %u: %lx", size, (unsigned long)value);
+            /* Unaligned: refused by the rules. */
+            cr_assert_eq(bb_mmio_read(machine.ctx, space, 0x1001, 4, &value), BB_E_DEVICE);
+            cr_assert_eq(value, device->reads & UINT32_MAX);
+            /* The half that lies outside, at its own place. */
+            cr_assert_eq(bb_mmio_read(machine.ctx, space, 0xffc, 8, &value), BB_E_DEVICE);
+            cr_assert_eq(value,
+                         (decode->reads & UINT32_MAX) | (device->reads & ~(uint64_t)UINT32_MAX));
+        }
+    }
+    probe_drop(&probe);
+}
+
+/* --- Kinds of regions ----------------------------------------------------------------------------
+ */
+
+static void in_txn(int (*change)(struct bb_txn *txn, struct bb_region *region, bool flag,
+                                 struct bb_error *err),
+                   struct bb_region *region, bool flag)
+{
+    struct bb_error err = {0};
+    struct bb_txn *txn;
+
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(change(txn, region, flag, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
+}
+
+Test(dispatch, a_rom_device_is_read_as_memory_in_its_mode_and_written_to_its_callback_always)
+{
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+        struct bb_region_config config = {.klass = (enum bb_class)klass, .rom_device = true};
+        struct probe probe = {.read = read_offset};
+        uint64_t value;
+        uint8_t *host;
+
+        probe_make_config(&machine, &probe, "flash", klass, &config);
+        host = bb_region_host(probe.region);
+        for (unsigned i = 0; i < DEVICE_BYTES; i++) {
+            host[i] = (uint8_t)(0x80 + i);
+        }
+        cr_assert_eq(mmio_read(&machine, probe.gpa + 3, 4), 0x86858483, "any alignment");
+        cr_assert_eq(probe.reads, 0);
+        mmio_write(&machine, probe.gpa + 8, 4, 0x1234);
+        cr_assert_eq(probe.writes, 1);
+        cr_assert_eq(probe.last_value, 0x1234);
+        cr_assert_eq(host[8], 0x88);
+        cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, probe.gpa + 3, 4, 0), BB_E_DEVICE);
+
+        in_txn(bb_txn_rom_mode, probe.region, false);
+        cr_assert_eq(mmio_read(&machine, probe.gpa + 4, 4), 0x07060504);
+        cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, probe.gpa + 3, 4, &value),
+                     BB_E_DEVICE);
+        mmio_write(&machine, probe.gpa + 8, 4, 1);
+        cr_assert_eq(probe.reads, 1);
+        cr_assert_eq(probe.writes, 2);
+
+        in_txn(bb_txn_rom_mode, probe.region, true);
+        cr_assert_eq(mmio_read(&machine, probe.gpa + 3, 4), 0x86858483);
+        cr_assert_eq(probe.reads, 1);
+        probe_drop(&probe);
+    }
+}
+
+Test(dispatch, a_reserved_region_hides_what_is_under_it_and_is_a_decode_error)
+{
+    struct bb_region *reserved;
+    struct bb_error err = {0};
+    uint64_t value = 0;
+
+    machine.ram_host[0x0ffe] = 0x12;
+    machine.ram_host[0x0fff] = 0x34;
+    machine.ram_host[0x1000] = 0x77;
+    cr_assert_eq(bb_reserved_create(machine.ctx, "reserved", 0x1000, &reserved, &err), BB_OK);
+    cr_assert_eq(
+        bb_region_place(machine.ctx, bb_space_root(machine.mmio), 0x1000, reserved, 1, &err), BB_OK,
+        "%s", err.text);
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, 0x1000, 4, &value), BB_E_DECODE);
+    cr_assert_eq(value, UINT32_MAX);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, 0x1000, 1, 0), BB_E_DECODE);
+    cr_assert_eq(machine.ram_host[0x1000], 0x77);
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, 0x0ffe, 4, &value), BB_E_DECODE);
+    cr_assert_eq(value, 0xffff3412);
+    cr_assert_eq(bb_engine_stats(machine.ctx).unassigned_reads, 2);
+    cr_assert_eq(bb_engine_stats(machine.ctx).unassigned_writes, 1);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, reserved, &err), BB_OK);
+    cr_assert_eq(mmio_read(&machine, 0x1000, 1), 0x77);
+}
+
+Test(dispatch, memory_behind_a_read_only_alias_refuses_writes_there_alone)
+{
+    struct bb_alias_config config = {.name = "shadow",
+                                     .target = machine.ram,
+                                     .offset = 0x100,
+                                     .size_bytes = 0x100,
+                                     .read_only = true};
+    struct bb_region *alias;
+    struct bb_error err = {0};
+    uint64_t value;
+
+    cr_assert_eq(bb_alias_create(machine.ctx, &config, &alias, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, 0x100000, alias, &err), BB_OK);
+    mmio_write(&machine, 0x110, 4, 0xfeedface);
+    cr_assert_eq(mmio_read(&machine, 0x100010, 4), 0xfeedface);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, 0x100010, 4, 0), BB_E_DEVICE);
+    cr_assert_eq(mmio_read(&machine, 0x110, 4), 0xfeedface);
+    cr_assert_eq(bb_engine_stats(machine.ctx).refused, 1);
+    in_txn(bb_txn_read_only, alias, false);
+    mmio_write(&machine, 0x100010, 4, 5);
+    cr_assert_eq(mmio_read(&machine, 0x110, 4), 5);
+    in_txn(bb_txn_read_only, machine.ram, true);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, 0x110, 4, 0), BB_E_DEVICE);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, 0x100010, 4, 0), BB_E_DEVICE);
+    in_txn(bb_txn_read_only, machine.ram, false);
+    mmio_write(&machine, 0x110, 4, 6);
+    /* Over the end of the alias. */
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, 0x1000fc, 8, &value), BB_E_DECODE);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, alias, &err), BB_OK);
+}
+
+Test(dispatch, one_region_after_another_is_one_access_to_the_guest)
+{
+    struct probe low = {.read = read_offset};
+    struct probe high = {.read = read_offset};
+    struct bb_region_config config = {.klass = BB_CLASS_DEVICE_LOCK, .rules.unaligned = true};
+    struct bb_error err;
+
+    probe_make_config(&machine, &low, "low", 0, &config);
+    probe_make_config(&machine, &high, "high", 1, &config);
+    cr_assert_eq(bb_region_move(machine.ctx, high.region, low.gpa + DEVICE_BYTES, &err), BB_OK);
+    cr_assert_eq(mmio_read(&machine, low.gpa + 0xfd, 8), UINT64_C(0x0403020100fffefd));
+    cr_assert_eq(low.reads, 3);  /* 2, which is unaligned, and 1 */
+    cr_assert_eq(high.reads, 2); /* 4 and 1 */
+    probe_drop(&low);
+    probe_drop(&high);
+}
+
+static int answer_5(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                    uint64_t *value)
+{
+    unsigned *fast = opaque;
+
+    (void)offset;
+    (void)size;
+    *fast += bb_load_relaxed(&bb_ectx_(ctx)->busy) == 0; /* the slow way begins a chain */
+    *value = 5;
+    return BB_OK;
+}
+
+static int take(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    uint64_t read;
+
+    (void)value;
+    return answer_5(ctx, opaque, offset, size, &read);
+}
+
+Test(dispatch, a_region_with_one_callback_is_fast_in_that_direction_and_refuses_the_other)
+{
+    static const struct bb_region_ops ops[2] = {{.read = answer_5}, {.write = take}};
+
+    for (unsigned writes = 0; writes < 2; writes++) {
+        struct bb_device_config device_config = {.name = "half"};
+        struct bb_region_config config = {
+            .name = "half", .size_bytes = 8, .ops = &ops[writes], .klass = BB_CLASS_LOCKFREE};
+        struct bb_device *device;
+        struct bb_region *region;
+        struct bb_error err = {0};
+        unsigned fast = 0;
+        uint64_t value = 0;
+
+        config.opaque = &fast;
+        cr_assert_eq(bb_device_create(machine.ctx, &device_config, &device, &err), BB_OK);
+        cr_assert_eq(bb_device_region_create(machine.ctx, device, &config, &region, &err), BB_OK);
+        cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, DEVICE_GPA(0), region, &err), BB_OK);
+        for (unsigned i = 0; i < 3; i++) {
+            int read = bb_mmio_read(machine.ctx, machine.mmio, DEVICE_GPA(0), 4, &value);
+            int write = bb_mmio_write(machine.ctx, machine.mmio, DEVICE_GPA(0), 4, 1);
+
+            cr_assert_eq(read, writes != 0 ? BB_E_DEVICE : BB_OK);
+            cr_assert_eq(value, writes != 0 ? UINT32_MAX : 5);
+            cr_assert_eq(write, writes != 0 ? BB_OK : BB_E_DEVICE);
+        }
+        cr_assert_eq(fast, 3);
+        cr_assert_eq(bb_engine_stats(machine.ctx).refused, 3 * (writes + 1));
+        cr_assert_eq(bb_device_remove_wait(machine.ctx, device, &err), BB_OK);
+    }
 }
 
 static int write_random(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
