@@ -44,7 +44,9 @@
 #define bb_fetch_add_acq_rel(p, v) __atomic_fetch_add((p), (v), __ATOMIC_ACQ_REL)
 #define bb_fetch_sub_release(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELEASE)
 #define bb_fetch_sub_acq_rel(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
+#define bb_fetch_or_release(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELEASE)
 #define bb_fetch_or_acq_rel(p, v) __atomic_fetch_or((p), (v), __ATOMIC_ACQ_REL)
+#define bb_fetch_and_acquire(p, v) __atomic_fetch_and((p), (v), __ATOMIC_ACQUIRE)
 #define bb_fetch_and_acq_rel(p, v) __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL)
 
 /*
@@ -75,6 +77,19 @@ static inline void bb_fence_full(void)
     __asm__ __volatile__("" : : "r"(&private_word) : "memory");
 #else
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/*
+ * Orders every earlier access of this thread before every later store: what a later relaxed store
+ * announces. On x86 it costs nothing but what the compiler may not move.
+ */
+static inline void bb_fence_release(void)
+{
+#if BB_TSAN
+    bb_fence_full();
+#else
+    __atomic_thread_fence(__ATOMIC_RELEASE);
 #endif
 }
 

@@ -16,7 +16,7 @@
  *     what was posted earlier to run after E. The outcome is that of a synchronous machine in which
  *     each write finishes with all it causes before the next begins.
  *  3. Once a write has been posted by the running callback, later RAM writes, messages and raises
- * of that callback are posted behind it (`ordered` > 0), so that the guest can't see the
+ *     of that callback are posted behind it (`ordered` > 0), so that the guest can't see the
  *     announcement before the data. A raise is posted as "look again", never as a level.
  *  4. Each effect carries the record of the callback that posted it; records form a tree by parent.
  *     A device is re-entered where a record on the way to the root names it: a matter of this
@@ -25,7 +25,15 @@
  *     outstanding: two devices that write to each other for ever cost a bounded number of steps.
  *  6. A context with effects outstanding is `busy`: pause waits for it, and its effects pass the
  *     gate.
+ *  7. Data before announcement. RAM is written by relaxed stores, so what announces it releases
+ *     them: the swap of a line's word (bb_source_apply_(), source_pulse_now() in line.c) and the
+ *     fence before a message is delivered (bb_msi_send()). Whoever acquires what these wrote, a
+ *     line's word or what the sink stored, sees every write to RAM that its thread made before.
+ *  8. An epilogue ends when neither effects are left nor commits that listeners have yet to be told
+ *     of; effects make commits, but telling posts nothing, so the effects' budget bounds it.
  */
+#include <string.h>
+
 #include "engine_internal.h"
 
 void bb_chain_init_(struct bb_chain_ *chain)
@@ -92,11 +100,12 @@ struct bb_frame_ bb_frame_enter_(struct bb_ectx_ *e, struct bb_device *device, u
                                  uint16_t record)
 {
     struct bb_ctx *ctx = &e->mem.base;
-    struct bb_frame_ before = {e->chain.device, ctx->device_id, e->chain.record};
+    struct bb_frame_ before = {e->chain.device, ctx->device_id, e->chain.record, e->attrs};
 
     bb_chain_root_(e);
     e->chain.device = device;
     e->chain.record = record;
+    e->attrs = (struct bb_attrs){0};
     /* Relaxed: read by stall and pause reports only, which want any recent value. */
     bb_store_relaxed(&ctx->device_id, device_id);
     ctx->callback_depth++;
@@ -111,6 +120,7 @@ void bb_frame_leave_(struct bb_ectx_ *e, struct bb_frame_ before)
     bb_store_relaxed(&ctx->device_id, before.device_id); /* relaxed: as in bb_frame_enter_ */
     e->chain.record = before.record;
     e->chain.device = before.device;
+    e->attrs = before.attrs;
 }
 
 /*
@@ -138,7 +148,7 @@ void bb_inbox_frame_leave_(struct bb_ectx_ *e, struct bb_inbox_frame_ before)
     bb_frame_leave_(e, before.frame);
     if (e->chain.spent == before.spent) { /* nothing was posted that refers to the record */
         e->chain.record_count = before.record_count;
-        e->mem.base.pending = before.pending;
+        e->mem.base.pending = before.pending || e->mem.untold;
     }
 }
 
@@ -208,6 +218,9 @@ static void run_effect(struct bb_ectx_ *e, const struct bb_effect_ *effect)
     case BB_EFFECT_WRITE_:
         (void)bb_access_effect_(e, effect); /* a posted write's error is counted, as on a bus */
         break;
+    case BB_EFFECT_BULK_:
+        bb_dma_effect_(e, effect);
+        break;
     case BB_EFFECT_MSI_:
         (void)bb_msi_send(ctx, effect->msi.address, effect->msi.data);
         break;
@@ -221,8 +234,13 @@ static void run_effect(struct bb_ectx_ *e, const struct bb_effect_ *effect)
     }
 }
 
-static void unpin(struct bb_ectx_ *e, const struct bb_effect_ *effect)
+/* An effect that has run, or will not: its pin and its bytes. */
+static void let_go(struct bb_ectx_ *e, const struct bb_effect_ *effect)
 {
+    if (effect->kind == BB_EFFECT_BULK_) {
+        e->chain.bulk_bytes -= effect->bulk.length;
+        bb_heap_free(e->engine->heap, effect->bulk.bytes, effect->bulk.length);
+    }
     if (effect->device != NULL) {
         bb_pins_put_(e->engine->rcu, &effect->device->pins, effect->pin_side);
     }
@@ -240,30 +258,55 @@ static struct bb_effect_ take_effect(struct bb_chain_ *chain)
     return effect;
 }
 
-/* The epilogue of an outermost access, expiry or post: with nothing held. */
-void bb_chain_finish_(struct bb_ectx_ *e)
+/*
+ * Runs what is queued and what that queues, then has listeners told of the commits that callbacks
+ * made (invariant 8). Under a ranked lock of the embedder's they can't be told: `untold` stays set,
+ * and with it `pending`, so that the next chain of this context tells them.
+ */
+static void run_queue(struct bb_ectx_ *e)
 {
     struct bb_chain_ *chain = &e->chain;
     struct bb_ctx *ctx = &e->mem.base;
 
-    chain->epilogue = true;
-    while (chain->head != BB_CHAIN_QUEUE_) {
-        struct bb_effect_ effect = take_effect(chain);
+    for (;;) {
+        chain->epilogue = true;
+        while (chain->head != BB_CHAIN_QUEUE_) {
+            struct bb_effect_ effect = take_effect(chain);
 
-        chain->insert = BB_CHAIN_QUEUE_;
-        chain->ordered = 0;
-        chain->record = effect.record;
-        chain->device = effect.device;
-        run_effect(e, &effect);
-        unpin(e, &effect);
+            chain->insert = BB_CHAIN_QUEUE_;
+            chain->ordered = 0;
+            chain->record = effect.record;
+            chain->device = effect.device;
+            run_effect(e, &effect);
+            let_go(e, &effect);
+        }
+        chain->epilogue = false;
+        if (BB_LIKELY(!e->mem.untold) || !bb_ctx_may_block_(ctx)) {
+            break;
+        }
+        bb_listeners_settle_(ctx); /* clears it */
     }
-    chain->epilogue = false;
     chain->insert = BB_CHAIN_QUEUE_;
     chain->ordered = 0;
     chain->spent = 0;
     chain->record = 0;
     chain->record_count = 1;
-    e->mem.base.pending = false;
+    ctx->pending = e->mem.untold;
+}
+
+void bb_chain_step_(struct bb_ectx_ *e)
+{
+    if (e->mem.base.pending) {
+        run_queue(e);
+    }
+}
+
+/* The epilogue of an outermost access, expiry or post: with nothing held. */
+void bb_chain_finish_(struct bb_ectx_ *e)
+{
+    struct bb_ctx *ctx = &e->mem.base;
+
+    run_queue(e);
     e->active = false;
     bb_busy_clear_(e);
     if (ctx->throttle) {
@@ -272,13 +315,19 @@ void bb_chain_finish_(struct bb_ectx_ *e)
     }
 }
 
-/* A thread that ended in the middle of a chain: what it had posted is not run, only let go. */
+/*
+ * A thread that ended in the middle of a chain: what it had posted is not run, only let go. But its
+ * commits have been made, and removals wait until listeners know of them.
+ */
 void bb_chain_drop_(struct bb_ectx_ *e)
 {
     while (e->chain.head != BB_CHAIN_QUEUE_) {
         struct bb_effect_ effect = take_effect(&e->chain);
 
-        unpin(e, &effect);
+        let_go(e, &effect);
+    }
+    if (e->mem.untold) {
+        bb_listeners_settle_(&e->mem.base);
     }
     bb_busy_clear_(e);
 }
@@ -322,32 +371,57 @@ void bb_chain_settle_(struct bb_ectx_ *e)
     }
 }
 
+bool bb_chain_at_once_(const struct bb_ectx_ *e, const struct bb_region *region)
+{
+    const struct bb_ctx *ctx = &e->mem.base;
+
+    /* Relaxed: the bit never changes in an engine's life. */
+    return region->klass == BB_CLASS_LOCKFREE && ctx->lock_depth == 0 && ctx->pin_depth == 0 &&
+           (bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_LOCK_DEVICE_) == 0;
+}
+
+static bool same_requester(const struct bb_attrs *a, const struct bb_attrs *b)
+{
+    return a->requester_id == b->requester_id && a->secure == b->secure &&
+           a->privileged == b->privileged;
+}
+
+/* Lays `size` bytes that will be written at `at` over those that were read at `gpa`. */
+static void lay_over(uint8_t *bytes, bb_gpa_t gpa, uint64_t length, const uint8_t *written,
+                     bb_gpa_t at, uint64_t size)
+{
+    bb_gpa_t first = gpa > at ? gpa : at;
+    bb_gpa_t last = gpa + (length - 1) < at + (size - 1) ? gpa + (length - 1) : at + (size - 1);
+
+    if (first <= last) {
+        memcpy(bytes + (first - gpa), written + (first - at), last - first + 1);
+    }
+}
+
 /*
  * A nested read of RAM must see the writes that the running effect has posted so far: lays their
- * bytes over `value`, in the order in which they will be made. What stands behind `insert` in the
- * queue comes later in the order of the synchronous machine (invariant 2) and is not seen.
+ * bytes over what was read, in the order in which they will be made. What stands behind `insert` in
+ * the queue comes later in the order of the synchronous machine (invariant 2) and is not seen.
  */
-void bb_chain_forward_(const struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa,
-                       unsigned size, uint64_t *value)
+void bb_chain_forward_bytes_(const struct bb_ectx_ *e, const struct bb_space *space, bb_gpa_t gpa,
+                             const struct bb_attrs *attrs, uint8_t *bytes, uint64_t length)
 {
     const struct bb_chain_ *chain = &e->chain;
 
-    if (chain->insert == BB_CHAIN_QUEUE_) {
+    if (BB_LIKELY(chain->insert == BB_CHAIN_QUEUE_)) {
         return;
     }
     uint16_t end = chain->effect[chain->insert].next;
     for (uint16_t i = chain->head; i != end; i = chain->effect[i].next) {
         const struct bb_effect_ *effect = &chain->effect[i];
 
-        if (effect->kind != BB_EFFECT_WRITE_ || effect->write.space != space) {
-            continue;
-        }
-        for (unsigned byte = 0; byte < size; byte++) {
-            uint64_t into = gpa + byte - effect->write.gpa;
-            if (into < effect->size) {
-                uint64_t from = bb_field_get(effect->write.value, (unsigned)into * 8, 8);
-                *value = bb_field_set(*value, byte * 8, 8, from);
-            }
+        if (effect->kind == BB_EFFECT_WRITE_ && effect->write.space == space &&
+            (attrs == NULL || same_requester(attrs, &effect->write.attrs))) {
+            lay_over(bytes, gpa, length, effect->write.bytes, effect->write.gpa, effect->size);
+        } else if (effect->kind == BB_EFFECT_BULK_ && effect->bulk.space == space &&
+                   (attrs == NULL || same_requester(attrs, &effect->bulk.attrs))) {
+            lay_over(bytes, gpa, length, bb_bulk_bytes_(effect), effect->bulk.gpa,
+                     effect->bulk.length);
         }
     }
 }
@@ -403,6 +477,9 @@ int bb_msi_send(struct bb_ctx *ctx, uint64_t address, uint32_t data)
     if (sink->deliver != NULL) {
         /* In a frame: what the sink does is nested, wherever the message came from. */
         bool begun = bb_event_begin_(e);
+        /* Writes to RAM before whatever the sink stores, should that be relaxed; partner: who loads
+         * that with acquire. Invariant 7. */
+        bb_fence_release();
         struct bb_frame_ frame =
             bb_frame_enter_(e, begun ? NULL : e->chain.device, ctx->device_id, e->chain.record);
         result = sink->deliver(ctx, sink->opaque, address, data);
