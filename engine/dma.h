@@ -24,7 +24,9 @@ BB_BEGIN_DECLS
  * made as accesses of up to 8 bytes, aligned, in rising order. The first part that fails ends it.
  * *done (may be NULL) receives how many bytes were copied, on errors too; a read leaves the rest of
  * `bytes` as it was.
+ * A length of 0 copies nothing and is BB_OK, `bytes` may be NULL then.
  * Returns BB_OK; BB_E_DECODE, BB_E_DEVICE as an access; BB_E_RANGE where the range wraps;
+ * BB_E_INVAL without a context, a space or bytes;
  * BB_E_LIMIT where it would have to be posted and is more than BB_DMA_POSTED_MAX, or the chain's
  * queue is full, or BB_E_NOMEM; BB_E_CONTEXT as an access. Threads: the context's own; long copies
  * leave their read section every 64 KiB, so that a map change between two parts may be seen.
@@ -41,7 +43,8 @@ BB_API int bb_dma_fill(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa,
  * Loads or stores a value of 1, 2, 4 or 8 bytes, which lies in memory in the order `endian`. Where
  * it is aligned and in RAM it is one relaxed-atomic access. *value is written on BB_OK alone.
  * Returns BB_OK; BB_E_DECODE, BB_E_DEVICE, BB_E_CONTEXT, BB_E_LIMIT as above; BB_E_RANGE for
- * another size or where it wraps. Threads: the context's own.
+ * another size or where it wraps; BB_E_INVAL for another order, without a context, a space or a
+ * place for the value. Threads: the context's own.
  */
 BB_API int bb_dma_load(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                        enum bb_endian endian, struct bb_attrs attrs, uint64_t *value);
@@ -64,7 +67,8 @@ enum bb_atomic_op {
  * Ordering: acquire and release.
  * Returns BB_OK (a comparison that failed too: look at *old); BB_E_DECODE; BB_E_DEVICE where it is
  * no RAM, is read-only, or would have to queue behind a posted write; BB_E_RANGE for another size
- * or an unaligned address; BB_E_CONTEXT. Threads: the context's own.
+ * or an unaligned address; BB_E_INVAL as bb_dma_load() and for another operation; BB_E_CONTEXT.
+ * Threads: the context's own.
  */
 BB_API int bb_dma_atomic(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                          enum bb_endian endian, struct bb_attrs attrs, enum bb_atomic_op op,
@@ -80,14 +84,16 @@ struct bb_dma_mapping;
 
 /*
  * Maps guest memory for the host to touch directly. What lies in one piece of RAM is mapped as it
- * is; else (no RAM, read-only memory to be written, pieces) a bounce buffer takes its place, filled
- * by a read now where the direction has FROM_GUEST, and written back at unmapping where it has
- * TO_GUEST. On entry *length is what is wanted, 1 to 2^32 bytes; on return what is mapped: all of
- * it in RAM up to the end of the piece, at most BB_BOUNCE_MAX in a bounce buffer. A mapping stays
- * valid through any change of the map until it is unmapped: the memory behind it is pinned, and the
- * removal of its region waits. It belongs to the engine, not to the thread, and outlives the
- * context it was made with. Bounce buffers of an engine together hold at most BB_BOUNCE_TOTAL
- * bytes. Returns BB_OK; BB_E_RANGE for a length or a wrap; BB_E_INVAL for a direction; BB_E_DECODE,
+ * is; else (no RAM, read-only memory to be written, or in a callback that has posted a write, which
+ * this must not overtake) a bounce buffer takes its place, filled by a read now where the direction
+ * has FROM_GUEST, and written back at unmapping where it has TO_GUEST. On entry *length is what is
+ * wanted, 1 to 2^32 bytes; on return what is mapped: all of it up to the end of the piece (of the
+ * region, or of the page of a translation), at most BB_BOUNCE_MAX in a bounce buffer, and no more
+ * than could be read into it. A mapping stays valid through any change of the map until it is
+ * unmapped: the memory behind it is pinned, and the removal of its region waits. It belongs to the
+ * engine, not to the thread, and outlives the context it was made with. Bounce buffers of an engine
+ * together hold at most BB_BOUNCE_TOTAL bytes. Returns BB_OK; BB_E_RANGE for a length or a wrap;
+ * BB_E_INVAL for a direction, without a context, a space, a length or a place; BB_E_DECODE,
  * BB_E_DEVICE where the first byte can't be had; BB_E_LIMIT where the bounce buffers are used up
  * (try again after an unmapping); BB_E_NOMEM; BB_E_CONTEXT. Threads: the context's own, also in
  * callbacks.
@@ -103,9 +109,10 @@ BB_API bool bb_dma_bounced(const struct bb_dma_mapping *mapping);
 
 /*
  * Ends a mapping; `written` bytes from its beginning were written by the host (0 where it only
- * read): they are marked dirty, or written back from the bounce buffer to where the address leads
- * now. Returns BB_OK, or what writing back returned; the mapping is gone either way. Threads: any
- * with a context, also in callbacks.
+ * read; more than was mapped means all): they are marked dirty, or written back from the bounce
+ * buffer, where the direction has TO_GUEST, to where the address leads now. Returns BB_OK, or what
+ * writing back returned, and the mapping is gone either way; BB_E_INVAL, with nothing done, without
+ * a context of its engine or a mapping. Threads: any with a context, also in callbacks.
  */
 BB_API int bb_dma_unmap(struct bb_ctx *ctx, struct bb_dma_mapping *mapping, uint64_t written);
 
