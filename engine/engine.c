@@ -33,8 +33,9 @@ static void ctx_fini(struct bb_ctx *ctx)
     struct bb_engine *engine = e->engine;
 
     /* Nothing that it posted keeps a device after it; where the thread ended in a callback the
-     * chain can't be finished any more. */
-    if (e->active || e->chain.epilogue) {
+     * chain can't be finished any more: what it held is never released. The device's id is what is
+     * left of the callback of a fast access. */
+    if (e->active || e->chain.epilogue || ctx->device_id != 0) {
         bb_chain_drop_(e);
     } else {
         bb_chain_settle_(e);
