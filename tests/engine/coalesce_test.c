@@ -1,0 +1,772 @@
+/* SPDX-License-Identifier: MIT */
+/* Coalesced writes: when they are made, in which order, by whom, and who waits for that. */
+#include "fixture.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "../../engine/dma.h"
+#include "../../memory/doorbell.h"
+
+enum { LOG = 512, RANGE = 0x80, RING = 128 };
+
+static struct machine machine;
+static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
+static __thread bool outer_held;
+
+/* A device of two regions: writes to the first RANGE bytes of `probe`'s are coalesced, a read of
+ * `status` says how many have been made. */
+struct target {
+    struct probe probe;
+    struct bb_region *status;
+    bb_gpa_t status_gpa;
+};
+static struct target target;
+static struct probe other;
+
+/* Writes as they were made. Each test's devices are under one lock, or on one thread. */
+static struct {
+    const struct probe *probe;
+    uint64_t offset;
+    unsigned size;
+    uint64_t value;
+} made[LOG];
+static unsigned made_count;
+
+static int note(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                uint64_t value)
+{
+    (void)ctx;
+    if (made_count < LOG) {
+        made[made_count].probe = probe;
+        made[made_count].offset = offset;
+        made[made_count].size = size;
+        made[made_count].value = value;
+    }
+    made_count++;
+    return BB_OK;
+}
+
+static int status_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                       uint64_t *value)
+{
+    struct target *t = opaque;
+
+    (void)ctx;
+    (void)offset;
+    (void)size;
+    *value = bb_load_relaxed(&t->probe.writes);
+    return BB_OK;
+}
+
+static int status_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                        uint64_t value)
+{
+    struct target *t = opaque;
+
+    return note(ctx, &t->probe, 0x1000 + offset, size, value);
+}
+
+static void outer_lock(void *opaque)
+{
+    (void)opaque;
+    pthread_mutex_lock(&outer);
+    outer_held = true;
+}
+
+static void outer_unlock(void *opaque)
+{
+    (void)opaque;
+    outer_held = false;
+    pthread_mutex_unlock(&outer);
+}
+
+static bool outer_is_held(void *opaque)
+{
+    (void)opaque;
+    return outer_held;
+}
+
+static int try_range(struct bb_region *region, uint64_t offset, uint64_t length, bool add,
+                     struct bb_error *err)
+{
+    struct bb_txn *txn;
+
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+    int result = add ? bb_txn_coalesce(txn, region, offset, length, err)
+                     : bb_txn_uncoalesce(txn, region, offset, length, err);
+    if (result != BB_OK) {
+        bb_txn_abort(txn);
+        return result;
+    }
+    return bb_txn_commit(txn, err);
+}
+
+static void range(struct bb_region *region, uint64_t offset, uint64_t length, bool add)
+{
+    struct bb_error err = {0};
+
+    cr_assert_eq(try_range(region, offset, length, add, &err), BB_OK, "%s", err.text);
+}
+
+static void target_make(struct target *t, const char *name, unsigned n, enum bb_class klass)
+{
+    static const struct bb_region_ops ops = {.read = status_read, .write = status_write};
+    struct bb_region_config range_config = {.klass = klass, .rules = {.unaligned = true}};
+    struct bb_region_config config = {
+        .name = "status", .size_bytes = 0x10, .ops = &ops, .opaque = t};
+
+    probe_make_config(&machine, &t->probe, name, n, &range_config);
+    cr_assert_eq(bb_device_region_create(machine.ctx, t->probe.device, &config, &t->status, NULL),
+                 BB_OK);
+    t->status_gpa = t->probe.gpa + 0x800;
+    cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, t->status_gpa, t->status, NULL), BB_OK);
+    range(t->probe.region, 0, RANGE, true);
+}
+
+static void make(enum bb_lock_mode mode, enum bb_class klass)
+{
+    struct bb_engine_config config = {
+        .lock_mode = mode,
+        .clock_mode = BB_CLOCK_MANUAL,
+        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+    };
+
+    made_count = 0;
+    machine_make(&machine, &config);
+    target = (struct target){.probe = {.write = note}};
+    other = (struct probe){.write = note};
+    target_make(&target, "target", 0, klass);
+    probe_make(&machine, &other, "other", 1, BB_CLASS_LOCKFREE);
+}
+
+static void setup(void)
+{
+    make(BB_LOCK_FREE, BB_CLASS_DEVICE_LOCK);
+}
+
+static void drop(void)
+{
+    probe_drop(&target.probe);
+    probe_drop(&other);
+    machine_drop(&machine);
+}
+
+TestSuite(coalesce, .init = setup, .fini = drop, .timeout = 120);
+TestSuite(coalesce_modes, .timeout = 120);
+
+static void leave(uint64_t offset, unsigned size, uint64_t value)
+{
+    uint64_t before = bb_engine_stats(machine.ctx).coalesced;
+
+    mmio_write(&machine, target.probe.gpa + offset, size, value);
+    cr_assert_eq(bb_engine_stats(machine.ctx).coalesced, before + 1);
+}
+
+static void assert_made(unsigned i, const struct probe *probe, uint64_t offset, unsigned size,
+                        uint64_t value)
+{
+    cr_assert_lt(i, made_count);
+    cr_assert_eq((const void *)made[i].probe, (const void *)probe, "write %u", i);
+    cr_assert_eq(made[i].offset, offset, "write %u: offset %#llx", i,
+                 (unsigned long long)made[i].offset);
+    cr_assert_eq(made[i].size, size, "write %u: size %u", i, made[i].size);
+    cr_assert_eq(made[i].value, value, "write %u: value %#llx", i,
+                 (unsigned long long)made[i].value);
+}
+
+/* --- When they are made
+ * ---------------------------------------------------------------------------
+ */
+
+Test(coalesce, writes_are_left_until_any_region_of_their_device_is_read)
+{
+    leave(0, 1, 0x11);
+    leave(RANGE - 8, 8, UINT64_C(0x1122334455667788));
+    leave(6, 2, 0xbeef);
+    leave(8, 4, 0xcafe0000);
+    leave(8, 4, 0);
+    cr_assert_eq(made_count, 0);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 5);
+    cr_assert_eq(made_count, 5);
+    assert_made(0, &target.probe, 0, 1, 0x11);
+    assert_made(1, &target.probe, RANGE - 8, 8, UINT64_C(0x1122334455667788));
+    assert_made(2, &target.probe, 6, 2, 0xbeef);
+    assert_made(3, &target.probe, 8, 4, 0xcafe0000);
+    assert_made(4, &target.probe, 8, 4, 0);
+    leave(0, 4, 1);
+    (void)mmio_read(&machine, target.probe.gpa + 4, 4);
+    cr_assert_eq(made_count, 6);
+}
+
+Test(coalesce, writes_are_made_before_any_other_write_to_their_device)
+{
+    leave(0, 4, 1);
+    mmio_write(&machine, target.status_gpa, 4, 2);
+    leave(0, 4, 3);
+    mmio_write(&machine, target.probe.gpa + RANGE, 4, 4); /* behind the range */
+    leave(0, 4, 5);
+    mmio_write(&machine, target.probe.gpa + RANGE - 4, 8, 6); /* half in it: not taken */
+    assert_made(0, &target.probe, 0, 4, 1);
+    assert_made(1, &target.probe, 0x1000, 4, 2);
+    assert_made(2, &target.probe, 0, 4, 3);
+    assert_made(3, &target.probe, RANGE, 4, 4);
+    assert_made(4, &target.probe, 0, 4, 5);
+    cr_assert_eq(made_count, 7);
+}
+
+Test(coalesce, accesses_to_another_device_leave_them)
+{
+    leave(0, 4, 1);
+    mmio_write(&machine, other.gpa, 4, 2);
+    (void)mmio_read(&machine, other.gpa, 4);
+    mmio_write(&machine, 0x100, 4, 3);
+    cr_assert_eq(mmio_read(&machine, 0x100, 4), 3);
+    cr_assert_eq(made_count, 1);
+    assert_made(0, &other, 0, 4, 2);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 1);
+}
+
+Test(coalesce, a_flush_makes_them)
+{
+    leave(0, 4, 1);
+    leave(4, 4, 2);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, 2);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, 2);
+}
+
+static void leave_and_go(struct bb_ctx *ctx, void *arg)
+{
+    struct target *t = arg;
+
+    for (uint64_t i = 0; i < 3; i++) {
+        if (bb_mmio_write(ctx, machine.mmio, t->probe.gpa, 4, i) != BB_OK) {
+            abort();
+        }
+    }
+    if (bb_engine_stats(ctx).coalesced != 3) {
+        abort();
+    }
+}
+
+Test(coalesce, a_context_that_is_detached_leaves_none)
+{
+    struct worker worker;
+
+    worker_start(&worker, &machine, "leaver", leave_and_go, &target);
+    worker_join(&worker);
+    cr_assert_eq(made_count, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_made(i, &target.probe, 0, 4, i);
+    }
+}
+
+Test(coalesce, a_pause_leaves_none)
+{
+    struct bb_error err = {0};
+
+    leave(0, 4, 1);
+    leave(0, 4, 2);
+    cr_assert_eq(bb_engine_pause(machine.ctx, 0, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(made_count, 2);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(bb_engine_resume(machine.ctx, NULL), BB_OK);
+    leave(0, 4, 3);
+    cr_assert_eq(made_count, 2);
+}
+
+static void paused(struct bb_ctx *ctx, void *opaque, int result, const struct bb_error *err)
+{
+    (void)err;
+    if (result != BB_OK || bb_engine_resume(ctx, NULL) != BB_OK) {
+        abort();
+    }
+    door_open(opaque);
+}
+
+Test(coalesce, a_pause_without_a_thread_that_waits_leaves_none)
+{
+    struct door door = DOOR_INIT;
+
+    leave(0, 4, 1);
+    cr_assert_eq(bb_engine_pause_async(machine.ctx, 0, paused, &door, NULL), BB_OK);
+    door_wait(&door);
+    cr_assert_eq(made_count, 1);
+}
+
+static int in_order(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                    uint64_t value)
+{
+    (void)ctx;
+    (void)probe;
+    if (size == 4 && offset == value * 4 % RANGE && value == made_count) {
+        made_count++;
+    }
+    return BB_OK;
+}
+
+Test(coalesce, a_stream_of_64_KiB_arrives_whole_and_in_order)
+{
+    enum { WRITES = 0x10000 / 4 };
+
+    target.probe.write = in_order;
+    for (unsigned i = 0; i < WRITES; i++) {
+        mmio_write(&machine, target.probe.gpa + i * 4 % RANGE, 4, i);
+        cr_assert_leq(i + 1 - made_count, RING);
+    }
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, WRITES);
+    cr_assert_eq(target.probe.writes, WRITES);
+    uint64_t taken = bb_engine_stats(machine.ctx).coalesced;
+    cr_assert_eq(taken, WRITES - WRITES / (RING + 1)); /* the one that finds it full is made */
+}
+
+Test(coalesce, a_range_taken_off_takes_no_more_and_what_it_took_is_made)
+{
+    leave(0, 4, 1);
+    range(target.probe.region, 0, RANGE, false);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    mmio_write(&machine, target.probe.gpa, 4, 2);
+    cr_assert_eq(made_count, 2);
+    assert_made(0, &target.probe, 0, 4, 1);
+    assert_made(1, &target.probe, 0, 4, 2);
+}
+
+Test(coalesce, a_write_meets_what_the_map_shows_when_it_is_made)
+{
+    leave(4, 4, 1);
+    cr_assert_eq(bb_space_unmap(machine.ctx, target.probe.region, NULL), BB_OK);
+    cr_assert_eq(bb_region_move(machine.ctx, other.region, target.probe.gpa, NULL), BB_OK);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    assert_made(0, &other, 4, 4, 1);
+    cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, other.gpa, target.probe.region, NULL),
+                 BB_OK);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, other.gpa, 4, 2), BB_OK);
+    cr_assert_eq(bb_space_unmap(machine.ctx, target.probe.region, NULL), BB_OK);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, 1);
+    cr_assert_eq(bb_engine_stats(machine.ctx).unassigned_writes, 1);
+}
+
+/* --- Which writes -------------------------------------------------------------------------------
+ */
+
+Test(coalesce, a_range_is_found_among_as_many_as_there_can_be)
+{
+    struct bb_region_config config = {.size_bytes = 0x8000, .klass = BB_CLASS_DEVICE_LOCK};
+    struct probe wide = {.write = note};
+    struct bb_error err = {0};
+    uint64_t taken = 0;
+
+    probe_make_config(&machine, &wide, "wide", 9, &config);
+    /* 4 bytes of every 16, from the highest down. */
+    struct bb_txn *txn;
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+    for (unsigned i = BB_COALESCED_MAX; i > 0; i--) {
+        cr_assert_eq(bb_txn_coalesce(txn, wide.region, (i - 1) * 16 + 4, 4, NULL), BB_OK);
+    }
+    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
+    for (unsigned i = 0; i < BB_COALESCED_MAX; i++) {
+        for (unsigned at = 0; at < 16; at += 2) {
+            mmio_write(&machine, wide.gpa + i * 16 + at, 2, i);
+            taken += at == 4 || at == 6 ? 1 : 0;
+        }
+        cr_assert_eq(bb_engine_stats(machine.ctx).coalesced, taken, "range %u", i);
+    }
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(wide.writes, BB_COALESCED_MAX * 8);
+    cr_assert_eq(try_range(wide.region, 0x7000, 4, true, &err), BB_E_LIMIT);
+    cr_assert_not_null(strstr(err.text, "1024"), "%s", err.text);
+    probe_drop(&wide);
+}
+
+Test(coalesce, an_alias_of_the_region_takes_them_too)
+{
+    struct bb_alias_config config = {
+        .name = "window", .target = target.probe.region, .size_bytes = DEVICE_BYTES};
+    struct bb_region *alias;
+
+    cr_assert_eq(bb_alias_create(machine.ctx, &config, &alias, NULL), BB_OK);
+    cr_assert_eq(bb_space_map(machine.ctx, machine.pio, 0x100, alias, NULL), BB_OK);
+    cr_assert_eq(bb_mmio_write(machine.ctx, machine.pio, 0x104, 4, 1), BB_OK);
+    leave(8, 4, 2);
+    cr_assert_eq(made_count, 0);
+    uint64_t value;
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.pio, 0x1f0, 4, &value), BB_OK);
+    assert_made(0, &target.probe, 4, 4, 1);
+    assert_made(1, &target.probe, 8, 4, 2);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, alias, NULL), BB_OK);
+}
+
+Test(coalesce, a_write_with_attributes_is_made_at_once_behind_what_is_left)
+{
+    uint32_t value = 2;
+
+    leave(0, 4, 1);
+    cr_assert_eq(bb_access_write(machine.ctx, machine.mmio, target.probe.gpa, &value, 4,
+                                 (struct bb_attrs){.requester_id = 8}),
+                 BB_OK);
+    assert_made(0, &target.probe, 0, 4, 1);
+    assert_made(1, &target.probe, 0, 4, 2);
+}
+
+Test(coalesce, a_doorbell_goes_first)
+{
+    struct bb_doorbell bell = {.offset = 8,
+                               .size = 4,
+                               .match_value = true,
+                               .value = 5,
+                               .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    struct bb_txn *txn;
+    uint64_t count = 0;
+
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+    cr_assert_eq(bb_txn_doorbell_add(txn, target.probe.region, &bell, NULL), BB_OK);
+    cr_assert_eq(bb_txn_commit(txn, NULL), BB_OK);
+    leave(8, 4, 4);
+    mmio_write(&machine, target.probe.gpa + 8, 4, 5);
+    leave(8, 4, 6);
+    cr_assert_eq(read(bell.fd, &count, sizeof(count)), (ssize_t)sizeof(count));
+    cr_assert_eq(count, 1);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, 2);
+    close(bell.fd);
+}
+
+Test(coalesce, a_range_that_makes_no_sense_is_refused_with_what_would)
+{
+    static const struct {
+        uint64_t offset, length;
+        bool add;
+        int result;
+        const char *says;
+    } rows[] = {
+        {RANGE, 0, true, BB_E_RANGE, "no bytes"},
+        {UINT64_MAX, 2, true, BB_E_RANGE, "wraps"},
+        {RANGE, DEVICE_BYTES - RANGE + 1, true, BB_E_RANGE, "0xff"},
+        {DEVICE_BYTES, 1, true, BB_E_RANGE, "0xff"},
+        {0, 1, true, BB_E_EXIST, "0x0-0x7f"},
+        {RANGE - 1, 2, true, BB_E_EXIST, "0x0-0x7f"},
+        {0, DEVICE_BYTES, true, BB_E_EXIST, "0x0-0x7f"},
+        {0, RANGE - 1, false, BB_E_NOENT, "0x0-0x7e"},
+        {1, RANGE - 1, false, BB_E_NOENT, "0x1-0x7f"},
+        {RANGE, 4, false, BB_E_NOENT, "0x80-0x83"},
+        {0, 0, false, BB_E_RANGE, "no bytes"},
+        {RANGE, DEVICE_BYTES - RANGE, true, BB_OK, NULL},
+        {0, RANGE, false, BB_OK, NULL},
+        {0, RANGE, true, BB_OK, NULL},
+    };
+    struct probe sleepy = {0};
+    struct bb_error err = {0};
+
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        cr_assert_eq(
+            try_range(target.probe.region, rows[i].offset, rows[i].length, rows[i].add, &err),
+            rows[i].result, "row %u: %s", i, err.text);
+        cr_assert(rows[i].says == NULL || strstr(err.text, rows[i].says) != NULL, "row %u: %s", i,
+                  err.text);
+    }
+    probe_make(&machine, &sleepy, "sleepy", 2, BB_CLASS_MAY_SLEEP);
+    cr_assert_eq(try_range(sleepy.region, 0, 4, true, &err), BB_E_UNSUPPORTED);
+    cr_assert_eq(try_range(machine.ram, 0, 4, true, &err), BB_E_INVAL);
+    cr_assert_eq(try_range(NULL, 0, 4, true, &err), BB_E_INVAL);
+    cr_assert_eq(bb_txn_coalesce(NULL, target.probe.region, 0, 4, &err), BB_E_INVAL);
+    probe_drop(&sleepy);
+}
+
+/* --- Order --------------------------------------------------------------------------------------
+ */
+
+static void write_one(struct bb_ctx *ctx, void *arg)
+{
+    const uint64_t *value = arg;
+
+    if (bb_mmio_write(ctx, machine.mmio, target.probe.gpa, 4, *value) != BB_OK) {
+        abort();
+    }
+}
+
+Test(coalesce, another_vcpus_write_comes_behind_what_was_left_before)
+{
+    struct worker worker;
+    uint64_t value = 2;
+
+    leave(0, 4, 1);
+    worker_start(&worker, &machine, "second", write_one, &value);
+    worker_join(&worker);
+    cr_assert_eq(made_count, 2);
+    assert_made(0, &target.probe, 0, 4, 1);
+    assert_made(1, &target.probe, 0, 4, 2);
+    leave(0, 4, 3);
+}
+
+static int note_and_post(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                         uint64_t value)
+{
+    const struct probe *next = probe->arg;
+
+    (void)note(ctx, probe, offset, size, value);
+    return next == NULL ? BB_OK : bb_mmio_write(ctx, machine.mmio, next->gpa, 4, value);
+}
+
+Test(coalesce, what_a_write_causes_comes_before_the_next_of_them)
+{
+    struct target far = {.probe = {.write = note_and_post}};
+
+    /* target posts to `far`, whose range takes nothing of it, and that to `other`. */
+    target_make(&far, "far", 2, BB_CLASS_DEVICE_LOCK);
+    far.probe.arg = &other;
+    target.probe.write = note_and_post;
+    target.probe.arg = &far.probe;
+    for (unsigned i = 0; i < 3; i++) {
+        leave(0, 4, i);
+    }
+    (void)mmio_read(&machine, far.status_gpa, 4);
+    cr_assert_eq(made_count, 9);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_made(3 * i, &target.probe, 0, 4, i);
+        assert_made(3 * i + 1, &far.probe, 0, 4, i);
+        assert_made(3 * i + 2, &other, 0, 4, i);
+    }
+    cr_assert_eq(bb_engine_stats(machine.ctx).coalesced, 3);
+    probe_drop(&far.probe);
+}
+
+Test(coalesce, each_write_has_a_budget_of_its_own)
+{
+    /* Two devices that write to each other: without a bound, for ever; with one for all together,
+     * the second write would be made without its effects. */
+    struct target back = {.probe = {.write = note_and_post, .arg = &target.probe}};
+    struct bb_engine_stats stats;
+
+    target_make(&back, "back", 2, BB_CLASS_DEVICE_LOCK);
+    target.probe.write = note_and_post;
+    target.probe.arg = &back.probe;
+    leave(0, 4, 1);
+    leave(0, 4, 2);
+    (void)mmio_read(&machine, target.status_gpa, 4);
+    stats = bb_engine_stats(machine.ctx);
+    cr_assert_eq(made_count, 4); /* each came to `back`, and was refused the way home */
+    cr_assert_eq(stats.reentrant, 2);
+    assert_made(3, &back.probe, 0, 4, 2);
+    probe_drop(&back.probe);
+}
+
+static int refuse(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                  uint64_t value)
+{
+    (void)note(ctx, probe, offset, size, value);
+    return BB_E_DEVICE;
+}
+
+Test(coalesce, a_write_that_its_device_refuses_is_counted_and_the_next_is_made)
+{
+    target.probe.write = refuse;
+    leave(0, 4, 1);
+    leave(0, 4, 2);
+    cr_assert_eq(bb_engine_stats(machine.ctx).refused, 0);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 2);
+    cr_assert_eq(bb_engine_stats(machine.ctx).refused, 2);
+}
+
+/* --- Who waits ----------------------------------------------------------------------------------
+ */
+
+struct stuck {
+    struct door entered;
+    struct door leave;
+};
+
+static int wait_in_write(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                         uint64_t value)
+{
+    struct stuck *stuck = probe->arg;
+
+    (void)ctx;
+    (void)offset;
+    (void)size;
+    (void)value;
+    door_open(&stuck->entered);
+    door_wait(&stuck->leave);
+    return BB_OK;
+}
+
+struct reader {
+    struct door begun;
+    uint64_t value;
+    uint32_t done; /* (a) */
+};
+
+static void read_status(struct bb_ctx *ctx, void *arg)
+{
+    struct reader *reader = arg;
+
+    door_open(&reader->begun);
+    if (bb_mmio_read(ctx, machine.mmio, target.status_gpa, 4, &reader->value) != BB_OK) {
+        abort();
+    }
+    bb_store_release(&reader->done, 1); /* pairs with the test's acquire load */
+}
+
+static void flush(struct bb_ctx *ctx, void *arg)
+{
+    (void)arg;
+    if (bb_coalesced_flush(ctx) != BB_OK) {
+        abort();
+    }
+}
+
+/* The status is LOCKFREE, so that nothing but the making can hold its reader up. */
+Test(coalesce, a_stopped_maker_delays_accesses_to_such_devices_and_no_others)
+{
+    struct stuck stuck = {DOOR_INIT, DOOR_INIT};
+    struct reader reader = {.begun = DOOR_INIT};
+    struct worker maker, waiter;
+
+    target.probe.write = wait_in_write;
+    target.probe.arg = &stuck;
+    leave(0, 4, 1);
+    leave(0, 4, 2);
+    worker_start(&maker, &machine, "maker", flush, NULL);
+    door_wait(&stuck.entered);
+    worker_start(&waiter, &machine, "waiter", read_status, &reader);
+    door_wait(&reader.begun);
+    for (unsigned i = 0; i < 1000; i++) {
+        mmio_write(&machine, other.gpa, 4, i);
+        (void)mmio_read(&machine, other.gpa, 4);
+        mmio_write(&machine, 0x10, 4, i);
+        cr_assert_eq(bb_load_acquire(&reader.done), 0);
+    }
+    door_open(&stuck.leave);
+    worker_join(&waiter);
+    worker_join(&maker);
+    cr_assert_eq(reader.value, 2);
+    cr_assert_eq(other.writes, 1000);
+}
+
+Test(coalesce, a_write_that_comes_while_they_are_made_is_made_behind_them)
+{
+    struct stuck stuck = {DOOR_INIT, DOOR_INIT};
+    struct worker maker, writer;
+    uint64_t value = 3;
+
+    target.probe.write = wait_in_write;
+    target.probe.arg = &stuck;
+    leave(0, 4, 1);
+    leave(0, 4, 2);
+    worker_start(&maker, &machine, "maker", flush, NULL);
+    door_wait(&stuck.entered);
+    worker_start(&writer, &machine, "writer", write_one, &value);
+    door_open(&stuck.leave);
+    worker_join(&writer);
+    worker_join(&maker);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 3);
+    cr_assert_eq(target.probe.last_value, 3);
+}
+
+Test(coalesce, a_pause_past_its_deadline_says_that_writes_are_left_and_the_next_succeeds)
+{
+    struct stuck stuck = {DOOR_INIT, DOOR_INIT};
+    struct bb_error err = {0};
+
+    target.probe.write = wait_in_write;
+    target.probe.arg = &stuck;
+    leave(0, 4, 1);
+    /* bb-control makes it, and is stopped in it; this thread keeps the deadline. */
+    cr_assert_eq(bb_engine_pause(machine.ctx, 20000000, &err), BB_E_TIMEOUT);
+    cr_assert_not_null(strstr(err.text, "target"), "%s", err.text);
+    door_wait(&stuck.entered);
+    door_open(&stuck.leave);
+    cr_assert_eq(bb_engine_pause(machine.ctx, 0, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(target.probe.writes, 1);
+    cr_assert_eq(bb_engine_resume(machine.ctx, NULL), BB_OK);
+}
+
+static void assert_context(void)
+{
+    uint64_t value = 0;
+
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_E_CONTEXT);
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, target.status_gpa, 4, &value),
+                 BB_E_CONTEXT);
+    cr_assert_eq(value, UINT32_MAX);
+    cr_assert_eq(made_count, 0);
+}
+
+Test(coalesce, who_holds_something_is_refused_and_not_made_to_wait)
+{
+    uint64_t value;
+
+    leave(0, 4, 1);
+    bb_rcu_read_lock(machine.ctx);
+    assert_context();
+    leave(0, 4, 2); /* waits for nobody */
+    bb_rcu_read_unlock(machine.ctx);
+    bb_device_lock(machine.ctx, other.device);
+    assert_context();
+    bb_device_unlock(machine.ctx, other.device);
+    outer_lock(NULL);
+    assert_context();
+    outer_unlock(NULL);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 2);
+    /* With nothing left there is nothing to wait for. */
+    bb_rcu_read_lock(machine.ctx);
+    cr_assert_eq(bb_mmio_read(machine.ctx, machine.mmio, target.status_gpa, 4, &value), BB_OK);
+    bb_rcu_read_unlock(machine.ctx);
+}
+
+static int flush_inside(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                        uint64_t value)
+{
+    uint64_t status = 0;
+    int result = bb_coalesced_flush(ctx);
+
+    (void)note(ctx, probe, offset, size, value);
+    if (result != BB_E_CONTEXT) {
+        return result;
+    }
+    /* A nested read makes nothing: it sees the device as it is. */
+    result = bb_mmio_read(ctx, machine.mmio, target.status_gpa, 4, &status);
+    *(uint64_t *)probe->arg = status;
+    return result;
+}
+
+Test(coalesce, an_access_of_a_callback_leaves_them)
+{
+    uint64_t seen = UINT64_MAX;
+
+    other.write = flush_inside;
+    other.arg = &seen;
+    leave(0, 4, 1);
+    mmio_write(&machine, other.gpa, 4, 2);
+    cr_assert_eq(seen, 0);
+    cr_assert_eq(made_count, 1);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 1);
+}
+
+/* --- Classes and modes --------------------------------------------------------------------------
+ */
+
+Test(coalesce_modes, hold_for_lockfree_regions_and_every_lock_mode)
+{
+    static const enum bb_lock_mode modes[] = {BB_LOCK_FREE, BB_LOCK_DEVICE, BB_LOCK_BIG};
+    static const enum bb_class classes[] = {BB_CLASS_LOCKFREE, BB_CLASS_DEVICE_LOCK};
+
+    for (unsigned i = 0; i < 6; i++) {
+        make(modes[i / 2], classes[i % 2]);
+        leave(0, 4, 1);
+        leave(0, 4, 2);
+        cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 2);
+        leave(0, 4, 3);
+        cr_assert_eq(bb_engine_pause(machine.ctx, 0, NULL), BB_OK);
+        cr_assert_eq(made_count, 3);
+        cr_assert_eq(bb_engine_resume(machine.ctx, NULL), BB_OK);
+        leave(0, 4, 4);
+        cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+        cr_assert_eq(made_count, 4);
+        drop();
+    }
+}
