@@ -18,6 +18,7 @@ struct group {
 
 static const struct group groups[] = {
     {"dispatch", "an access above the direct call, one thread", bench_dispatch},
+    {"field", "maps of 8 to 10 000 regions, 1 to 4 threads, five designs", bench_field},
     {"scaling", "one thread to as many as there are cores, up to 16", bench_scaling},
     {"baselines", "the same register under other designs, two threads", bench_baselines},
     {"hpet", "the HPET's main counter above the clock read", bench_hpet},
@@ -25,7 +26,7 @@ static const struct group groups[] = {
      bench_contended},
     {"holder", "p99.9 of a read beside a device that holds its lock", bench_holder},
     {"grace", "grace periods, readers beside map changes", bench_grace},
-    {"map", "one region in a map of 10 000", bench_map},
+    {"map", "one region in a map of 10 000, and a commit of 2 000", bench_map},
     {"timers", "cancel and arm among 100 000 armed timers", bench_timers},
 };
 

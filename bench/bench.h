@@ -219,6 +219,7 @@ size_t bench_team_collect(const struct bench_team *team, unsigned threads, unsig
  * -------------------------------------------------------------------------------------*/
 
 void bench_dispatch(const struct bench_options *options);
+void bench_field(const struct bench_options *options);
 void bench_scaling(const struct bench_options *options);
 void bench_baselines(const struct bench_options *options);
 void bench_hpet(const struct bench_options *options);

@@ -163,6 +163,56 @@ void bench_grace(const struct bench_options *options)
     }
 }
 
+/* --- Many changes at once
+ * -----------------------------------------------------------------------*/
+
+enum { COMMIT = 2000 };
+
+/* Places, then takes out, COMMIT regions in one transaction each, beside the 10 000 that are there.
+ */
+static void many_at_once(struct bench_machine *machine, const struct bench_options *options)
+{
+    static struct bb_region *region[COMMIT];
+    struct bench_samples placed = {0}, taken = {0};
+    struct bb_txn *txn;
+    struct bb_error err;
+    uint64_t until_ns;
+
+    for (unsigned i = 0; i < COMMIT; i++) {
+        region[i] = one_region(machine, BENCH_HOT);
+    }
+    until_ns = bench_now_ns() + (uint64_t)(options->seconds * 1e9);
+    for (bool place = true; !place || bench_now_ns() < until_ns; place = !place) {
+        if (bb_txn_begin(machine->ctx, &txn, &err) != BB_OK) {
+            bench_die(&err, "beginning a transaction");
+        }
+        uint64_t from_ns = bench_now_ns();
+        for (unsigned i = 0; i < COMMIT; i++) {
+            bb_gpa_t gpa = MANY_GPA + (uint64_t)i * 5 * MANY_STRIDE + 0x800;
+            int result = place ? bb_txn_map(txn, machine->mmio, gpa, region[i], &err)
+                               : bb_txn_unmap(txn, region[i], &err);
+            if (result != BB_OK) {
+                bench_die(&err, "adding to a transaction");
+            }
+        }
+        if (bb_txn_commit(txn, &err) != BB_OK) {
+            bench_die(&err, "committing 2 000 changes");
+        }
+        bench_add(place ? &placed : &taken, (double)(bench_now_ns() - from_ns) / 1e6);
+        (void)bb_rcu_synchronize(machine->ctx); /* so that no commit pays for another's memory */
+    }
+    bench_report(BENCH_SHOWN, 0, bench_median(&placed), "ms", "2 000 regions placed by one commit",
+                 "%.2f us a region; p10 %.2f, p99 %.2f ms; %zu",
+                 bench_median(&placed) * 1e3 / COMMIT, bench_quantile(&placed, 0.1),
+                 bench_quantile(&placed, 0.99), placed.count);
+    bench_report(BENCH_SHOWN, 0, bench_median(&taken), "ms",
+                 "2 000 regions taken out by one commit", "%.2f us a region; p10 %.2f, p99 %.2f ms",
+                 bench_median(&taken) * 1e3 / COMMIT, bench_quantile(&taken, 0.1),
+                 bench_quantile(&taken, 0.99));
+    bench_free(&placed);
+    bench_free(&taken);
+}
+
 /* --- One change in a large map ----------------------------------------------------------------*/
 
 void bench_map(const struct bench_options *options)
@@ -225,5 +275,6 @@ void bench_map(const struct bench_options *options)
                  (double)before.live_bytes / (1 << 20), (double)after.live_bytes / (1 << 20));
     bench_free(&added);
     bench_free(&removed);
+    many_at_once(&machine, options);
     bench_machine_destroy(&machine);
 }

@@ -6,7 +6,9 @@
  * A space shows the tree of regions below its root; what it shows is kept as a flat view, each part
  * of which is rendered anew only where a change can be seen.
  * A transaction collects changes over any of the spaces and makes them visible at once; readers
- * see all of it or none. Its cost follows the change, not the map: a path-copied radix tree.
+ * see all of it or none. Its cost follows the change, not the map: a path-copied radix tree. (An
+ * access that straddles regions is one access of each, in rising order of address, as on a bus:
+ * each of them sees the map whole, and none an older one than those before it.)
  *
  * Changes are made in the order in which they were added, each judged by what those before it left;
  * that no two enabled siblings of one priority overlap is judged once at the end, so that a
