@@ -335,7 +335,7 @@ static int storm_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsign
     return BB_OK;
 }
 
-static const struct bb_region_ops storm_region_ops = {storm_read, storm_write};
+static const struct bb_region_ops storm_region_ops = {.read = storm_read, .write = storm_write};
 
 static void storm_expired(struct bb_ctx *ctx, void *opaque, bb_ns_t deadline_ns)
 {

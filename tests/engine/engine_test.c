@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "../../engine/dma.h"
+
 TestSuite(engine, .timeout = 60);
 
 Test(engine, defaults_make_an_engine_that_gives_everything_back)
@@ -92,6 +94,47 @@ Test(engine, destruction_names_what_is_still_there_and_does_nothing)
     cr_assert_not_null(strstr(err.text, "ram"), "%s", err.text);
     cr_assert_eq(bb_ctx_attach(machine.engine, "main", &machine.ctx, &err), BB_OK);
     machine_drop(&machine);
+}
+
+/* Destruction, refused with `word` in its text; the context is attached again after it. */
+static void check_left(struct machine *machine, const char *word)
+{
+    struct bb_error err = {0};
+
+    cr_assert_eq(bb_ctx_detach(machine->ctx, NULL), BB_OK);
+    cr_assert_eq(bb_engine_destroy(machine->engine, &err), BB_E_STATE, "nothing of %s", word);
+    cr_assert_not_null(strstr(err.text, word), "'%s' is not in '%s'", word, err.text);
+    cr_assert_eq(bb_ctx_attach(machine->engine, "main", &machine->ctx, &err), BB_OK);
+}
+
+Test(engine, destruction_names_regions_of_every_kind_and_mappings)
+{
+    struct machine machine;
+    struct bb_region *region;
+    struct bb_dma_mapping *mapping;
+    uint64_t length = 64;
+
+    machine_make(&machine, NULL);
+    cr_assert_eq(bb_container_create(machine.ctx, "left-box", 1, &region, NULL), BB_OK);
+    check_left(&machine, "left-box");
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, region, NULL), BB_OK);
+    struct bb_alias_config alias = {.name = "left-alias", .target = machine.ram, .size_bytes = 1};
+    cr_assert_eq(bb_alias_create(machine.ctx, &alias, &region, NULL), BB_OK);
+    check_left(&machine, "left-alias");
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, region, NULL), BB_OK);
+    cr_assert_eq(bb_reserved_create(machine.ctx, "left-hole", 1, &region, NULL), BB_OK);
+    check_left(&machine, "left-hole");
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, region, NULL), BB_OK);
+
+    cr_assert_eq(bb_dma_map(machine.ctx, machine.mmio, 0, &length, BB_DMA_BOTH,
+                            (struct bb_attrs){0}, &mapping, NULL),
+                 BB_OK);
+    check_left(&machine, "1 mapping");
+    cr_assert_eq(bb_region_remove(machine.ctx, machine.ram, NULL, NULL, NULL), BB_OK);
+    check_left(&machine, "1 mapping"); /* would wait for ever for its removal */
+    cr_assert_eq(bb_dma_unmap(machine.ctx, mapping, 0), BB_OK);
+    cr_assert_eq(bb_ctx_detach(machine.ctx, NULL), BB_OK);
+    cr_assert_eq(bb_engine_destroy(machine.engine, NULL), BB_OK);
 }
 
 Test(engine, contexts_of_two_engines_on_one_thread_keep_apart)
@@ -264,4 +307,28 @@ Test(engine, running_out_of_memory_at_any_allocation_of_creation_leaves_nothing_
         cr_assert_eq(external_allocs, 0, "%u allocations: %u left behind", n, external_allocs);
     }
     cr_assert(made);
+}
+
+Test(engine, and_its_contexts_are_made_whole_or_not_at_all)
+{
+    struct bb_allocator allocator = {failing_alloc, counted_free, NULL};
+    struct bb_engine_config config = {.allocator = &allocator};
+    struct bb_engine *engine;
+    struct bb_ctx *ctx = NULL;
+    int result = BB_E_NOMEM;
+
+    bb_store_relaxed(&allocs_left, 1000000);
+    cr_assert_eq(bb_engine_create(&config, &engine, NULL), BB_OK);
+    for (unsigned n = 0; result != BB_OK && n < 20; n++) {
+        struct bb_error err = {0};
+
+        bb_store_relaxed(&allocs_left, n);
+        result = bb_ctx_attach(engine, "main", &ctx, &err);
+        cr_assert(result == BB_OK || (result == BB_E_NOMEM && err.text[0] != '\0'), "n %u: %d", n,
+                  result);
+    }
+    cr_assert_eq(result, BB_OK);
+    cr_assert_eq(bb_ctx_detach(ctx, NULL), BB_OK);
+    cr_assert_eq(bb_engine_destroy(engine, NULL), BB_OK);
+    cr_assert_eq(external_allocs, 0);
 }

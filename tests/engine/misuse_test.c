@@ -85,6 +85,8 @@ Test(misuse, missing_arguments_are_refused_with_a_text)
     struct bb_device_config device = {.name = "d"};
     struct bb_device_timer_config timer_config = {.expired = no_expiry};
     struct bb_space_config space = {.name = "s"};
+    struct bb_iommu_ops iommu_ops = {0};
+    struct bb_iommu_config iommu = {.name = "i", .size_bytes = 0x1000, .ops = &iommu_ops};
     struct bb_region *made;
     struct bb_source *source;
     struct bb_device_timer *timer;
@@ -98,6 +100,15 @@ Test(misuse, missing_arguments_are_refused_with_a_text)
     REFUSED(bb_device_create(machine.ctx, &device, NULL, &err));
     REFUSED(bb_device_region_create(machine.ctx, NULL, &region, &made, &err));
     REFUSED(bb_device_region_create(machine.ctx, probe.device, &region, NULL, &err));
+    REFUSED(bb_device_iommu_create(machine.ctx, NULL, &iommu, &made, &err));
+    REFUSED(bb_device_iommu_create(machine.ctx, probe.device, &iommu, NULL, &err));
+    REFUSED(bb_device_iommu_create(machine.ctx, probe.device, NULL, &made, &err));
+    REFUSED(bb_device_adopt(machine.ctx, NULL, machine.ram, &err));
+    REFUSED(bb_device_adopt(machine.ctx, probe.device, NULL, &err));
+    REFUSED(bb_region_remove(machine.ctx, NULL, NULL, NULL, &err));
+    REFUSED(bb_region_remove_wait(machine.ctx, NULL, &err));
+    REFUSED(bb_device_remove(machine.ctx, NULL, NULL, NULL, &err));
+    REFUSED(bb_device_remove_wait(machine.ctx, NULL, &err));
     REFUSED(bb_device_timer_create(machine.ctx, NULL, &timer_config, &timer, &err));
     REFUSED(bb_device_timer_create(machine.ctx, probe.device, &timer_config, NULL, &err));
     REFUSED(bb_line_create(machine.ctx, "line", NULL, NULL, &err));
@@ -115,4 +126,106 @@ Test(misuse, missing_arguments_are_refused_with_a_text)
     cr_assert_eq(bb_post(machine.ctx, probe.device, NULL, NULL, 0), BB_E_INVAL);
     probe_drop(&probe);
     machine_drop(&machine);
+}
+
+/* --- Forms that block, where they must not ------------------------------------------------------
+ */
+
+static struct machine blocked;
+static struct probe victim;
+static unsigned refused;
+
+static void try_to_block(struct bb_ctx *ctx)
+{
+    struct bb_error err = {0};
+
+    refused += bb_region_remove_wait(ctx, victim.region, &err) == BB_E_CONTEXT &&
+               strstr(err.text, "bb_region_remove_wait") != NULL;
+    refused += bb_device_remove_wait(ctx, victim.device, &err) == BB_E_CONTEXT &&
+               strstr(err.text, "bb_device_remove_wait") != NULL;
+}
+
+/* Both were refused, and nothing was done. */
+static void check_refused(const char *where)
+{
+    cr_assert_eq(refused, 2, "%s: %u of 2 refused", where, refused);
+    refused = 0;
+    (void)mmio_read(&blocked, victim.gpa, 4);
+}
+
+static int block_in_write(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                          uint64_t value)
+{
+    (void)probe, (void)offset, (void)size, (void)value;
+    try_to_block(ctx);
+    return BB_OK;
+}
+
+static void block_in_effect(struct bb_ctx *ctx, void *opaque, uint64_t argument)
+{
+    (void)opaque, (void)argument;
+    try_to_block(ctx);
+}
+
+static bool external_is_held;
+
+static void external_lock(void *opaque)
+{
+    (void)opaque;
+    external_is_held = true;
+}
+
+static void external_unlock(void *opaque)
+{
+    (void)opaque;
+    external_is_held = false;
+}
+
+static bool external_held(void *opaque)
+{
+    (void)opaque;
+    return external_is_held;
+}
+
+Test(misuse, blocking_removal_is_refused_in_callbacks_sections_pins_locks_and_effects)
+{
+    static const char *const name[] = {"LOCKFREE", "DEVICE_LOCK", "MAY_SLEEP", "EXTERNAL_LOCK"};
+    struct bb_engine_config config = {
+        .external_lock = {external_lock, external_unlock, external_held, NULL}};
+    struct bb_lock *lock;
+
+    machine_make(&blocked, &config);
+    victim = (struct probe){0};
+    refused = 0;
+    probe_make(&blocked, &victim, "victim", 0, BB_CLASS_LOCKFREE);
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
+        struct probe caller = {.write = block_in_write};
+
+        probe_make(&blocked, &caller, "caller", 1, (enum bb_class)klass);
+        mmio_write(&blocked, caller.gpa, 4, 0);
+        check_refused(name[klass]);
+        probe_drop(&caller);
+    }
+    cr_assert_eq(bb_post(blocked.ctx, victim.device, block_in_effect, NULL, 0), BB_OK);
+    check_refused("a posted effect");
+    bb_rcu_read_lock(blocked.ctx);
+    try_to_block(blocked.ctx);
+    bb_rcu_read_unlock(blocked.ctx);
+    check_refused("a read section");
+    cr_assert_eq(bb_lock_create(blocked.ctx, "mine", BB_RANK_NARROW, &lock, NULL), BB_OK);
+    bb_lock_acquire(blocked.ctx, lock);
+    try_to_block(blocked.ctx);
+    bb_lock_release(blocked.ctx, lock);
+    check_refused("a ranked lock");
+    bb_lock_destroy(blocked.ctx, lock);
+    bb_device_lock(blocked.ctx, victim.device);
+    try_to_block(blocked.ctx);
+    bb_device_unlock(blocked.ctx, victim.device);
+    check_refused("the device's lock");
+    external_lock(NULL);
+    try_to_block(blocked.ctx);
+    external_unlock(NULL);
+    check_refused("the external lock");
+    probe_drop(&victim);
+    machine_drop(&blocked);
 }
