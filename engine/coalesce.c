@@ -352,7 +352,9 @@ static void drop(struct bb_ectx_ *e)
 
 void bb_ring_detach_(struct bb_ectx_ *e)
 {
-    bool ended_in_callback = e->active || e->chain.epilogue;
+    /* As ctx_fini() (engine.c) has it; relaxed: our own. */
+    bool ended_in_callback =
+        e->active || e->chain.epilogue || bb_load_relaxed(&e->mem.base.device_id) != 0;
 
     if (e->ring == NULL) {
         return;

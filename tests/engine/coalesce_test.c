@@ -747,6 +747,59 @@ Test(coalesce, an_access_of_a_callback_leaves_them)
     cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 1);
 }
 
+static int end_here(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                    uint64_t value)
+{
+    (void)note(ctx, probe, offset, size, value);
+    if (value == 2) {
+        pthread_exit(NULL);
+    }
+    return BB_OK;
+}
+
+static void leave_and_end(struct bb_ctx *ctx, void *arg)
+{
+    (void)arg;
+    (void)bb_mmio_write(ctx, machine.mmio, target.probe.gpa, 4, 7);
+    (void)bb_mmio_write(ctx, machine.mmio, target.probe.gpa, 4, 8);
+    (void)bb_mmio_write(ctx, machine.mmio, other.gpa, 4, 2);
+    abort(); /* it has ended */
+}
+
+Test(coalesce, a_thread_that_ends_in_a_callback_takes_what_it_left_with_it)
+{
+    struct worker worker;
+
+    other.write = end_here;
+    worker_start(&worker, &machine, "ends", leave_and_end, NULL);
+    worker_join(&worker);
+    cr_assert_eq(bb_engine_stats(machine.ctx).coalesced, 2);
+    cr_assert_eq(made_count, 1);
+    leave(0, 4, 3);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 1);
+    assert_made(1, &target.probe, 0, 4, 3);
+}
+
+Test(coalesce_modes, a_maker_that_ends_in_a_callback_leaves_the_rest_to_the_next)
+{
+    struct worker worker;
+
+    make(BB_LOCK_FREE, BB_CLASS_LOCKFREE); /* it takes no lock with it */
+    target.probe.write = end_here;
+    for (unsigned i = 1; i < 4; i++) {
+        leave(0, 4, i);
+    }
+    worker_start(&worker, &machine, "ends", flush, NULL);
+    worker_join(&worker);
+    cr_assert_eq(made_count, 2);
+    cr_assert_eq(mmio_read(&machine, target.status_gpa, 4), 3);
+    assert_made(2, &target.probe, 0, 4, 3);
+    leave(0, 4, 4);
+    cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    cr_assert_eq(made_count, 4);
+    drop();
+}
+
 /* --- Classes and modes --------------------------------------------------------------------------
  */
 
