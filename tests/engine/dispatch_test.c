@@ -314,11 +314,26 @@ static void in_txn(int (*change)(struct bb_txn *txn, struct bb_region *region, b
     cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
 }
 
+static int note_written(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                        uint64_t value)
+{
+    struct seen *seen = probe->arg;
+
+    (void)offset;
+    (void)size;
+    (void)value;
+    seen->lock = ctx->lock_depth != 0;
+    seen->pin = ctx->pin_depth != 0;
+    seen->depth = ctx->callback_depth;
+    return BB_OK;
+}
+
 Test(dispatch, a_rom_device_is_read_as_memory_in_its_mode_and_written_to_its_callback_always)
 {
     for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
         struct bb_region_config config = {.klass = (enum bb_class)klass, .rom_device = true};
-        struct probe probe = {.read = read_offset};
+        struct seen seen = {0};
+        struct probe probe = {.read = read_offset, .write = note_written, .arg = &seen};
         uint64_t value;
         uint8_t *host;
 
@@ -333,6 +348,9 @@ Test(dispatch, a_rom_device_is_read_as_memory_in_its_mode_and_written_to_its_cal
         cr_assert_eq(probe.writes, 1);
         cr_assert_eq(probe.last_value, 0x1234);
         cr_assert_eq(host[8], 0x88);
+        cr_assert_eq(seen.depth, 1);
+        cr_assert_eq(seen.lock, klass == BB_CLASS_DEVICE_LOCK);
+        cr_assert_eq(seen.pin, klass == BB_CLASS_MAY_SLEEP);
         cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, probe.gpa + 3, 4, 0), BB_E_DEVICE);
 
         in_txn(bb_txn_rom_mode, probe.region, false);
