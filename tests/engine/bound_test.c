@@ -8,7 +8,7 @@
 
 TestSuite(bound, .timeout = 120);
 
-enum { BOUND = 1 << 20, COMMIT_SLACK = 64 << 10, FLOODS_MAX = 200000 };
+enum { BOUND = 1 << 20, COMMIT_SLACK = 64 << 10, FLOODS_MAX = 20000 };
 
 /* How long what is queued may take once the reader has left: 100 ms of host time. A sanitizer makes
  * all work many times slower, and has other tests run beside. */

@@ -4,7 +4,7 @@
  * it.
  *
  * What would show a mistake. Every piece of the engine's memory, every device's state and all RAM
- * is filled with POISON when it is given back, and kept for a while before it is used again, so
+ * is filled with poison when it is given back, and kept for a while before it is used again, so
  * that who uses it too late finds poison, and who writes to it spoils it and is found out by that.
  * A callback looks whether its device lives, before and after; a device's end looks whether a
  * callback runs. A value says which window of the map it belongs to and at which offset of a page,
@@ -18,63 +18,9 @@
 
 #include "../../engine/dma.h"
 #include "../../memory/ram.h"
+#include "poison.h"
 
 TestSuite(storm, .timeout = 300);
-
-enum { POISON = 0xdb, KEPT = 4096 };
-
-/* --- An allocator that poisons ------------------------------------------------------------------
- */
-
-static struct {
-    pthread_mutex_t mutex;
-    struct {
-        unsigned char *memory;
-        size_t bytes;
-    } kept[KEPT];
-    size_t next;
-    unsigned spoiled;
-} grave = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-
-static void bury(void *memory, size_t bytes)
-{
-    memset(memory, POISON, bytes);
-    pthread_mutex_lock(&grave.mutex);
-    unsigned char *oldest = grave.kept[grave.next].memory;
-    size_t oldest_bytes = grave.kept[grave.next].bytes;
-    grave.kept[grave.next].memory = memory;
-    grave.kept[grave.next].bytes = bytes;
-    grave.next = (grave.next + 1) % KEPT;
-    for (size_t i = 0; oldest != NULL && i < oldest_bytes; i++) {
-        grave.spoiled += oldest[i] != POISON;
-    }
-    pthread_mutex_unlock(&grave.mutex);
-    free(oldest);
-}
-
-static unsigned dig_up_all(void)
-{
-    for (size_t i = 0; i < KEPT; i++) {
-        bury(calloc(1, 1), 1);
-    }
-    for (size_t i = 0; i < KEPT; i++) {
-        free(grave.kept[i].memory);
-        grave.kept[i].memory = NULL;
-    }
-    return grave.spoiled;
-}
-
-static void *poison_alloc(void *opaque, size_t bytes, size_t align)
-{
-    (void)opaque;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void poison_free(void *opaque, void *memory, size_t bytes)
-{
-    (void)opaque;
-    bury(memory, bytes);
-}
 
 /* --- What is in the map ------------------------------------------------------------------------
  */
@@ -88,7 +34,6 @@ enum {
     PAGE = 0x1000,
     WINDOW_PAGES = 16,
     WINDOW_BYTES = WINDOW_PAGES * PAGE,
-    PIECES_MAX = 4,
 };
 
 #define WINDOWS_GPA UINT64_C(0xc0000000)
@@ -100,18 +45,26 @@ enum {
 enum thing_kind { LOCKFREE, DEVICE_LOCK, MAY_SLEEP, RAM, BOARD, ALIAS, KINDS };
 
 struct storm;
+struct thing;
+
+/* A region with callbacks, or memory. */
+struct part {
+    struct thing *thing;
+    struct bb_region *region;
+    unsigned gone; /* (a) its own removal is complete */
+};
 
 /* Something made, changed and removed as one. In memory of the engine's heap. */
 struct thing {
-    uint64_t magic;
+    uint64_t magic; /* (a) */
     struct storm *storm;
     unsigned window;
-    unsigned inside; /* callbacks that run */
+    unsigned inside; /* (a) callbacks that run */
+    unsigned ends;   /* (a) completions to come */
     enum thing_kind kind;
-    struct bb_device *device;   /* NULL: RAM */
-    struct bb_region *top;      /* what is put into the window */
-    struct bb_region *piece[3]; /* what lies in or behind it, of the same device */
-    struct bb_region *killable; /* has callbacks, and nothing above it in `top` at offset 0 */
+    struct bb_device *device; /* NULL: RAM */
+    struct bb_region *top;    /* what is put into the window: part 0, or what shows the parts */
+    struct part part[3];
     uint64_t *host;
     size_t pages;
 };
@@ -188,9 +141,20 @@ static void look_alive(struct thing *thing, const char *when)
     }
 }
 
-static void callback_begins(struct thing *thing)
+static void look_present(struct part *part, const char *when)
 {
-    look_alive(thing, "although");
+    look_alive(part->thing, when);
+    if (bb_load_acquire(&part->gone) != 0) { /* pairs with part_end() */
+        fail(part->thing->storm, "a callback of a region that is gone", part->thing->window,
+             part->thing->kind, when);
+    }
+}
+
+static void callback_begins(struct part *part)
+{
+    struct thing *thing = part->thing;
+
+    look_present(part, "although");
     (void)bb_fetch_add_relaxed(&thing->inside, 1);
     (void)bb_fetch_add_relaxed(&thing->storm->callbacks, 1);
     if (thing->kind == MAY_SLEEP) {
@@ -200,60 +164,79 @@ static void callback_begins(struct thing *thing)
     }
 }
 
-static void callback_ends(struct thing *thing)
+static void callback_ends(struct part *part)
 {
-    look_alive(thing, "while");
-    (void)bb_fetch_sub_release(&thing->inside, 1); /* pairs with thing_end() */
+    look_present(part, "while");
+    (void)bb_fetch_sub_release(&part->thing->inside, 1); /* pairs with thing_end() */
+}
+
+/* One completion of a thing's; after the last it is freed. */
+static void thing_put(struct thing *thing)
+{
+    struct storm *storm = thing->storm;
+
+    if (bb_fetch_sub_acq_rel(&thing->ends, 1) == 1) { /* pairs with itself */
+        bb_device_free(storm->machine.engine, thing, sizeof(*thing));
+        (void)bb_fetch_sub_release(&storm->outstanding, 1); /* pairs with the end of the test */
+    }
+}
+
+/* A part's own removal is complete. */
+static void part_end(void *opaque)
+{
+    struct part *part = opaque;
+
+    bb_store_release(&part->gone, 1); /* pairs with look_present() */
+    thing_put(part->thing);
+}
+
+/* The end of a thing: its device's `destroy`, or the end of its RAM. */
+static void thing_end(void *opaque)
+{
+    struct thing *thing = opaque;
+
+    look_alive(thing, "no more:");
+    if (bb_load_acquire(&thing->inside) != 0) { /* pairs with callback_ends() */
+        fail(thing->storm, "ended with callbacks inside", thing->window, thing->kind, "");
+    }
+    if (thing->host != NULL) {
+        poison_bury(thing->host, thing->pages * PAGE);
+    }
+    bb_store_relaxed(&thing->magic, 0);
+    thing_put(thing);
 }
 
 static int thing_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                       uint64_t *value)
 {
-    struct thing *thing = opaque;
+    struct part *part = opaque;
 
     (void)ctx, (void)size;
-    callback_begins(thing);
-    *value = value_of(thing->window, offset);
-    callback_ends(thing);
+    callback_begins(part);
+    *value = value_of(part->thing->window, offset);
+    callback_ends(part);
     return BB_OK;
 }
 
 static int thing_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                        uint64_t value)
 {
-    struct thing *thing = opaque;
+    struct part *part = opaque;
     int result = BB_OK;
 
     (void)offset, (void)size;
-    callback_begins(thing);
+    callback_begins(part);
     if (value == KILL_DEVICE) {
-        result = bb_device_remove(ctx, thing->device, NULL, NULL, NULL);
+        result = bb_device_remove(ctx, part->thing->device, NULL, NULL, NULL);
     } else if (value == KILL_REGION) {
-        result = bb_region_remove(ctx, thing->killable, NULL, NULL, NULL);
+        (void)bb_fetch_add_relaxed(&part->thing->ends, 1);
+        result = bb_region_remove(ctx, part->region, part_end, part, NULL);
     }
-    callback_ends(thing);
+    callback_ends(part);
     return result == BB_OK ? BB_OK : BB_E_DEVICE;
 }
 
 static const struct bb_region_ops thing_ops = {.read = thing_read, .write = thing_write};
-
-/* The end of a thing: its device's `destroy`, or the end of its RAM. */
-static void thing_end(void *opaque)
-{
-    struct thing *thing = opaque;
-    struct storm *storm = thing->storm;
-
-    look_alive(thing, "no more:");
-    if (bb_load_acquire(&thing->inside) != 0) { /* pairs with callback_ends() */
-        fail(storm, "ended with callbacks inside", thing->window, thing->kind, "");
-    }
-    if (thing->host != NULL) {
-        bury(thing->host, thing->pages * PAGE);
-    }
-    bb_store_relaxed(&thing->magic, 0);
-    bb_device_free(storm->machine.engine, thing, sizeof(*thing));
-    (void)bb_fetch_sub_release(&storm->outstanding, 1); /* pairs with the end of the test */
-}
 
 static const struct bb_device_ops thing_device_ops = {.destroy = thing_end};
 
@@ -280,7 +263,7 @@ static void fill_ram(struct thing *thing)
 }
 
 static bool make_ram(struct storm_thread *thread, struct bb_ctx *ctx, struct thing *thing,
-                     struct bb_region **region)
+                     struct part *part)
 {
     struct bb_error err = {0};
 
@@ -289,20 +272,20 @@ static bool make_ram(struct storm_thread *thread, struct bb_ctx *ctx, struct thi
                                    .size_bytes = thing->pages * PAGE,
                                    .backing = BB_RAM_EMBEDDER,
                                    .host = thing->host};
-    return OK(bb_ram_create(ctx, &config, region, &err));
+    return OK(bb_ram_create(ctx, &config, &part->region, &err));
 }
 
 static bool make_io(struct storm_thread *thread, struct bb_ctx *ctx, struct thing *thing,
-                    enum bb_class klass, struct bb_region **region)
+                    enum bb_class klass, struct part *part)
 {
     struct bb_error err = {0};
     struct bb_region_config config = {.name = "storm-io",
                                       .size_bytes = thing->pages * PAGE,
                                       .ops = &thing_ops,
-                                      .opaque = thing,
+                                      .opaque = part,
                                       .klass = klass};
 
-    return OK(bb_device_region_create(ctx, thing->device, &config, region, &err));
+    return OK(bb_device_region_create(ctx, thing->device, &config, &part->region, &err));
 }
 
 /* A container with two regions with callbacks, one over the other, and memory behind them. */
@@ -312,13 +295,13 @@ static bool make_board(struct storm_thread *thread, struct bb_ctx *ctx, struct t
 
     return OK(bb_container_create(ctx, "storm-board", 8 * PAGE, &thing->top, &err)) &&
            OK(bb_device_adopt(ctx, thing->device, thing->top, &err)) &&
-           make_io(thread, ctx, thing, BB_CLASS_LOCKFREE, &thing->piece[0]) &&
-           make_io(thread, ctx, thing, BB_CLASS_DEVICE_LOCK, &thing->piece[1]) &&
-           make_ram(thread, ctx, thing, &thing->piece[2]) &&
-           OK(bb_device_adopt(ctx, thing->device, thing->piece[2], &err)) &&
-           OK(bb_region_place(ctx, thing->top, 0, thing->piece[0], 1, &err)) &&
-           OK(bb_region_place(ctx, thing->top, PAGE, thing->piece[1], 2, &err)) &&
-           OK(bb_region_place(ctx, thing->top, 2 * PAGE, thing->piece[2], 0, &err));
+           make_io(thread, ctx, thing, BB_CLASS_LOCKFREE, &thing->part[0]) &&
+           make_io(thread, ctx, thing, BB_CLASS_DEVICE_LOCK, &thing->part[1]) &&
+           make_ram(thread, ctx, thing, &thing->part[2]) &&
+           OK(bb_device_adopt(ctx, thing->device, thing->part[2].region, &err)) &&
+           OK(bb_region_place(ctx, thing->top, 0, thing->part[0].region, 1, &err)) &&
+           OK(bb_region_place(ctx, thing->top, PAGE, thing->part[1].region, 2, &err)) &&
+           OK(bb_region_place(ctx, thing->top, 2 * PAGE, thing->part[2].region, 0, &err));
 }
 
 static bool make_alias(struct storm_thread *thread, struct bb_ctx *ctx, struct thing *thing)
@@ -326,11 +309,13 @@ static bool make_alias(struct storm_thread *thread, struct bb_ctx *ctx, struct t
     struct bb_error err = {0};
 
     thing->pages = 4;
-    if (!make_io(thread, ctx, thing, BB_CLASS_LOCKFREE, &thing->piece[0])) {
+    if (!make_io(thread, ctx, thing, BB_CLASS_LOCKFREE, &thing->part[0])) {
         return false;
     }
-    struct bb_alias_config config = {
-        .name = "storm-alias", .target = thing->piece[0], .offset = PAGE, .size_bytes = 4 * PAGE};
+    struct bb_alias_config config = {.name = "storm-alias",
+                                     .target = thing->part[0].region,
+                                     .offset = PAGE,
+                                     .size_bytes = 4 * PAGE};
     return OK(bb_alias_create(ctx, &config, &thing->top, &err)) &&
            OK(bb_device_adopt(ctx, thing->device, thing->top, &err));
 }
@@ -349,6 +334,10 @@ static void make_thing(struct storm_thread *thread, struct bb_ctx *ctx, unsigned
     }
     thing->magic = MAGIC;
     thing->storm = storm;
+    thing->ends = 1;
+    for (unsigned i = 0; i < 3; i++) {
+        thing->part[i].thing = thing;
+    }
     thing->window = thread->number * WINDOWS_EACH + w;
     thing->kind = (enum thing_kind)(next_random(thread) % KINDS);
     thing->pages = 1 + next_random(thread) % 3;
@@ -358,7 +347,8 @@ static void make_thing(struct storm_thread *thread, struct bb_ctx *ctx, unsigned
     }
     switch (thing->kind) {
     case RAM:
-        made = make_ram(thread, ctx, thing, &thing->top);
+        made = make_ram(thread, ctx, thing, &thing->part[0]);
+        thing->top = thing->part[0].region;
         break;
     case BOARD:
         made = made && make_board(thread, ctx, thing);
@@ -371,7 +361,8 @@ static void make_thing(struct storm_thread *thread, struct bb_ctx *ctx, unsigned
                                thing->kind == LOCKFREE      ? BB_CLASS_LOCKFREE
                                : thing->kind == DEVICE_LOCK ? BB_CLASS_DEVICE_LOCK
                                                             : BB_CLASS_MAY_SLEEP,
-                               &thing->top);
+                               &thing->part[0]);
+        thing->top = thing->part[0].region;
     }
     if (!made) {
         return; /* the test has failed */
@@ -394,9 +385,6 @@ static bool kill_from_inside(struct storm_thread *thread, struct bb_ctx *ctx, st
 
     if (thing->kind > MAY_SLEEP) {
         return false;
-    }
-    if (!device) {
-        thing->killable = thing->top;
     }
     /* In front of all others, where the write will find it. */
     if (!OK(bb_txn_begin(ctx, &txn, &err)) || !OK(bb_txn_enable(txn, thing->top, true, &err)) ||
@@ -440,12 +428,14 @@ static void remove_thing(struct storm_thread *thread, struct bb_ctx *ctx, struct
         (void)kill_from_inside(thread, ctx, thing, false);
         break;
     case 2: /* what others show, or lie in, before them */
-        if (thing->kind == BOARD || thing->kind == ALIAS) {
-            (void)OK(bb_region_remove(ctx, thing->piece[0], NULL, NULL, &err));
-        }
+        (void)bb_fetch_add_relaxed(&thing->ends, 1);
+        (void)OK(bb_region_remove(ctx, thing->part[0].region, part_end, &thing->part[0], &err));
         break;
     case 3:
-        (void)OK(bb_region_remove(ctx, thing->top, NULL, NULL, &err));
+        if (OK(bb_region_remove_wait(ctx, thing->top, &err)) &&
+            thing->top == thing->part[0].region) {
+            bb_store_release(&thing->part[0].gone, 1); /* pairs with look_present() */
+        }
         break;
     default:
         break;
@@ -501,7 +491,7 @@ static void change_thing(struct storm_thread *thread, struct bb_ctx *ctx, struct
         break;
     case 3:
         if (thing->kind == BOARD) {
-            (void)OK(bb_region_move(ctx, thing->piece[page % 3], page / 3 * PAGE, &err));
+            (void)OK(bb_region_move(ctx, thing->part[page % 3].region, page / 3 * PAGE, &err));
         } else if (thing->kind == ALIAS && OK(bb_txn_begin(ctx, &txn, &err)) &&
                    OK(bb_txn_window(txn, thing->top, page % 4 * PAGE, &err))) {
             (void)OK(bb_txn_commit(txn, &err));
@@ -592,8 +582,7 @@ Test(storm, of_regions_made_changed_and_removed_meets_no_reader_with_what_is_gon
     static struct storm storm;
     static struct storm_thread threads[WRITERS + 64];
     static struct worker workers[WRITERS + 64];
-    struct bb_allocator allocator = {poison_alloc, poison_free, NULL};
-    struct bb_engine_config config = {.allocator = &allocator};
+    struct bb_engine_config config = {.allocator = &poison_allocator};
     struct bb_error err = {0};
     unsigned readers = stress_threads(READERS);
 
@@ -641,7 +630,7 @@ Test(storm, of_regions_made_changed_and_removed_meets_no_reader_with_what_is_gon
     cr_assert_gt(storm.callbacks, 100);
     cr_assert_gt(storm.reads, 1000);
     machine_drop(&storm.machine); /* every byte came back */
-    cr_assert_eq(dig_up_all(), 0, "seed %llu: bytes written to memory that had been freed",
+    cr_assert_eq(poison_spoiled(), 0, "seed %llu: bytes written to memory that had been freed",
                  (unsigned long long)storm.seed);
     pthread_mutex_destroy(&storm.mutex);
 }
