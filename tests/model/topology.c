@@ -124,6 +124,24 @@ static void random_rules(struct maker *maker, struct topology_region *make)
     make->accept = one_in(maker, 4);
 }
 
+/* Mostly such that there is something to be seen through it. */
+static void random_window(struct maker *maker, struct topology_region *make)
+{
+    uint64_t last = maker->pending.region[make->target].last;
+
+    make->size = random_size(maker, UINT64_MAX);
+    make->window = one_in(maker, 3) ? 0 : scaled(maker);
+    if (!one_in(maker, 4) && make->window > last) {
+        make->window = last == UINT64_MAX ? 0 : make->window % (last + 1);
+    }
+    if (one_in(maker, 2) && last - make->window != UINT64_MAX) {
+        make->size = last - make->window + 1;
+    }
+    if (make->size == BB_SIZE_ALL || make->window > UINT64_MAX - make->size) {
+        make->window = 0;
+    }
+}
+
 static void make_region(struct maker *maker)
 {
     static const enum bb_kind kinds[] = {
@@ -161,15 +179,14 @@ static void make_region(struct maker *maker)
         break;
     case BB_KIND_ALIAS:
         make->target = any_region(maker);
-        make->size = random_size(maker, UINT64_MAX);
-        make->window = one_in(maker, 3) ? 0 : scaled(maker);
-        if (make->size == BB_SIZE_ALL || make->window > UINT64_MAX - make->size) {
-            make->window = 0;
-        }
+        random_window(maker, make);
         make->read_only = one_in(maker, 4);
         break;
     default:
         make->size = random_size(maker, UINT64_MAX);
+        if (make->kind == BB_KIND_CONTAINER && make->size < UINT64_MAX / 4 && !one_in(maker, 3)) {
+            make->size *= 1 + below(maker, 4);
+        }
         break;
     }
     topology_model_make(&maker->model, step);
@@ -215,7 +232,7 @@ static int random_priority(struct maker *maker)
 {
     static const int odd[] = {INT32_MIN, INT32_MAX, -1, 0, 1};
 
-    return one_in(maker, 10) ? odd[below(maker, BB_ARRAY_LEN(odd))] : (int)below(maker, 12) - 4;
+    return one_in(maker, 10) ? odd[below(maker, BB_ARRAY_LEN(odd))] : (int)below(maker, 30) - 10;
 }
 
 static int any_container(struct maker *maker)
@@ -234,7 +251,7 @@ static void random_place(struct maker *maker, struct model_change *change)
 {
     uint64_t last = maker->pending.region[change->region].last;
 
-    if (one_in(maker, 4)) {
+    if (one_in(maker, 6)) {
         change->kind = MODEL_MAP;
         change->container = (int)below(maker, MODEL_SPACES);
     } else {
@@ -256,6 +273,13 @@ static struct model_change random_change(struct maker *maker)
                 ? MODEL_SPACES + (int)below(maker, (uint64_t)(maker->made - MODEL_SPACES))
                 : 0;
         region = &maker->pending.region[change.region];
+    }
+    for (unsigned tries = 0; tries < 3 && region->parent != MODEL_NONE; tries++) {
+        int other = any_region(maker); /* what is in no place yet comes first */
+        if (other >= MODEL_SPACES && maker->pending.region[other].parent == MODEL_NONE) {
+            change.region = other;
+            region = &maker->pending.region[other];
+        }
     }
     if ((region->parent == MODEL_NONE) != one_in(maker, 12)) {
         random_place(maker, &change);
@@ -349,7 +373,7 @@ void topology_make(struct topology *topology, uint64_t seed, enum topology_rules
     maker.unit_bits = scales[scale].unit;
     maker.width_bits = scales[scale].width;
     maker.limit = MODEL_SPACES + 2 + (int)below(&maker, one_in(&maker, 6) ? 40 : 14);
-    for (uint64_t rounds = 2 + below(&maker, 10); rounds > 0 && room(&maker); rounds--) {
+    for (uint64_t rounds = 3 + below(&maker, 14); rounds > 0 && room(&maker); rounds--) {
         for (uint64_t makes = below(&maker, 7);
              makes > 0 && maker.made < maker.limit && maker.made < MODEL_REGIONS_MAX; makes--) {
             make_region(&maker);
