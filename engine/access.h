@@ -33,7 +33,8 @@ BB_BEGIN_DECLS
  * wraps; BB_E_CONTEXT where an access that began while the thread held a section, a ranked lock or
  * the external lock would have to wait for a lock below it, for coalesced writes to be made, or at
  * the gate of a paused engine.
- * Threads: the context's own. Waits only for what the register's path says, and at a closed gate.
+ * Threads: the context's own. Waits only for what the register's path says, at a closed gate,
+ * and, where the device has coalesced ranges, for who makes the writes that were left.
  */
 BB_API int bb_mmio_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                         uint64_t *value);

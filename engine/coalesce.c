@@ -202,11 +202,11 @@ bool bb_coalesce_take_(struct bb_ectx_ *e, struct bb_space *space, bb_gpa_t gpa,
             return false;
         }
     } else {
-        /* Relaxed: a value out of date fails the swap. */
+        /* Open only while it is the holder. Relaxed: a value out of date fails the swap. */
         uint32_t state = bb_load_relaxed(&ring->state);
         uint32_t filled = state & ~RING_OPEN;
 
-        if (holder != ring || (state & RING_OPEN) == 0 || filled == RING_WRITES) {
+        if ((state & RING_OPEN) == 0 || filled == RING_WRITES) {
             return false;
         }
         ring->write[filled] = taken;

@@ -14,17 +14,19 @@
  * Writes that are taken are BB_OK; what is refused when they are made is counted only. A doorbell
  * for the same write goes first.
  *
- * What a coalesced range does not do:
- *  - accesses that a callback makes, posted effects, timers and notifications have nothing made:
- *    such a callback of the device may run while writes are left. One that must see them belongs
- *    to a device that is looked at by outermost accesses, or to a thread that flushes first;
- *  - a write is made at the address that it was for, and meets what the map shows there then.
- *    Whoever moves, hides or removes the region flushes first; with the engine paused nothing is
- *    left that could be missed. A range taken off no longer has accesses make what it took: flush
- *    after that commit;
- *  - while the writes are made, all of them with the effects that they post, accesses of devices
- *    with coalesced ranges wait. So what such a write has posted must not wait for such an access
- *    (a MAY_SLEEP callback that waits for a thread which makes one).
+ * What a coalesced range leaves to its user:
+ *  - Outermost accesses alone have writes made. A callback's own accesses, posted effects, timers
+ *    and notifications of the device find it as it is: where they must see what the guest wrote,
+ *    that register is none to coalesce. A thread of the embedder's own flushes first.
+ *  - A write is made at the address that it was for, and meets what the map shows there then. So
+ *    whoever moves, hides or removes the region flushes first. Removal does not do it by itself: it
+ *    may have to cancel what the maker of the writes waits for. After a range was taken off,
+ *    accesses no longer have its writes made: flush after that commit. With the engine paused
+ *    nothing is left, and nothing can be missed.
+ *  - While writes are made, each with the effects that it posts, other accesses to devices with
+ *    coalesced ranges wait for the end, whatever the devices' tables of paths say. So what such a
+ *    write posts must not wait for such an access, as a MAY_SLEEP callback could that waits for
+ *    another thread.
  *
  * Both belong to a region and hold wherever it is shown, on host threads by the engine and, through
  * a listener (memory/listener.h), inside an accelerator. They are changed by transactions
