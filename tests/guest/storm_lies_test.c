@@ -79,7 +79,7 @@ static int liar_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigne
 
 static struct bb_storm_results storm_on(enum lie lie, unsigned threads, unsigned phases)
 {
-    static const struct bb_region_ops ops = {liar_read, liar_write};
+    static const struct bb_region_ops ops = {.read = liar_read, .write = liar_write};
     struct liar liar = {.lie = lie};
     struct bb_space_config space_config = {.name = "memory"};
     struct bb_device_config device_config = {.name = "liar"};

@@ -17,6 +17,7 @@
 #include "../../devices/serial/uart16550.h"
 #include "../../devices/timer/hpet.h"
 #include "../../devices/timer/pmtimer.h"
+#include "../../memory/ram.h"
 
 static struct bb_error err;
 
@@ -168,7 +169,7 @@ static void build_ports(struct machine *machine)
 
 static void build_plain(struct machine *machine)
 {
-    static const struct bb_region_ops ops = {plain_read, plain_write};
+    static const struct bb_region_ops ops = {.read = plain_read, .write = plain_write};
     struct bb_device_config device_config = {.name = "plain"};
     struct bb_region_config spare = {.name = "spare", .size_bytes = 0x1000, .ops = &ops};
     struct bb_region_config locked = {
