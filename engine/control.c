@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * bb-control, the thread that does the engine's own waiting: pauses, the second halves of removals,
- * cancel hooks, and inboxes that nobody else could empty.
+ * cancel hooks, inboxes that nobody else could empty, and telling listeners of removals that were
+ * asked for where they could not be told.
  *
  * bb-control never runs the embedder's completions, so removals that it finishes never wait for
  * one; it does call cancel hooks, which must not block. It also does the work of inboxes that
@@ -59,6 +60,19 @@ void bb_control_cancel_(struct bb_device *device)
     queue_service(device, true);
 }
 
+/*
+ * Has bb-control tell listeners what commits made with something held have left untold. Such a
+ * commit is told by its own thread at its first chance, which may be long after: for a removal that
+ * is too late, since it waits for what pins the region.
+ */
+void bb_control_tell_(struct bb_engine *engine)
+{
+    pthread_mutex_lock(&engine->control);
+    engine->tell = true;
+    pthread_cond_signal(&engine->control_wake);
+    pthread_mutex_unlock(&engine->control);
+}
+
 /* Has bb-control do the second half of a removal. */
 void bb_control_retire_(struct bb_device *device)
 {
@@ -77,6 +91,13 @@ static bool control_work_locked(struct bb_engine *engine)
     struct bb_ctx *ctx = engine->control_ctx;
     struct bb_device *device = engine->retired;
 
+    if (engine->tell) {
+        engine->tell = false;
+        pthread_mutex_unlock(&engine->control);
+        bb_listeners_settle_(ctx);
+        pthread_mutex_lock(&engine->control);
+        return true;
+    }
     if (device != NULL) {
         engine->retired = device->retired_next;
         pthread_mutex_unlock(&engine->control);
@@ -124,7 +145,7 @@ static void *control_main(void *arg)
         } while (control_work_locked(engine));
         engine->control_working = false;
         bb_ns_t next = bb_pause_step_locked_(engine, ctx);
-        if (engine->retired != NULL || engine->service != NULL) {
+        if (engine->tell || engine->retired != NULL || engine->service != NULL) {
             continue;
         }
         if (engine->requests == NULL) {

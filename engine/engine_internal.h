@@ -208,6 +208,7 @@ struct bb_engine {
     bool pause_drain_busy;
     struct bb_device *service; /* devices whose inbox bb-control shall look at */
     struct bb_device *retired; /* devices drained, waiting for the second half of removal */
+    bool tell;                 /* bb-control shall tell listeners what is untold */
 };
 
 struct bb_source {
@@ -421,6 +422,7 @@ void bb_control_stop_(struct bb_engine *engine);
 void bb_control_service_(struct bb_device *device);
 void bb_control_cancel_(struct bb_device *device);
 void bb_control_retire_(struct bb_device *device);
+void bb_control_tell_(struct bb_engine *engine);
 
 /* device.c */
 void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device);

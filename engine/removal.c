@@ -63,10 +63,17 @@ static void cancel(struct bb_ctx *ctx, struct bb_device *device)
     }
 }
 
-/* Waits where deferred memory is over its bound, with the table lock released, or has the epilogue
- * do it. */
-static void throttle(struct bb_ctx *ctx)
+/*
+ * The end of either first half, with the table lock released. Listeners that could not be told,
+ * because something is held here, are told by bb-control: their events pin what is to go, and this
+ * thread may wait for that before it comes to telling them. Where deferred memory is over its bound
+ * this waits, or has the epilogue wait.
+ */
+static void settle(struct bb_ctx *ctx)
 {
+    if (bb_mem_ctx_(ctx)->untold) {
+        bb_control_tell_(bb_ectx_(ctx)->engine);
+    }
     if (bb_may_block_(bb_ectx_(ctx))) {
         bb_rcu_throttle_(ctx);
     } else if (bb_rcu_over_bound_(ctx->rcu)) {
@@ -237,7 +244,7 @@ static int region_remove(struct bb_ctx *ctx, struct bb_region *region, void (*do
     } else {
         bb_pins_drain_(engine->rcu, pins, &removal->drain, BB_ON_RECLAIM_, region_drained);
     }
-    throttle(ctx);
+    settle(ctx);
     return BB_OK;
 }
 
@@ -443,7 +450,7 @@ static int begin_removal(struct bb_ctx *ctx, struct bb_device *device, void (*do
     device->waiter = waiter;
     cancel(ctx, device);
     begin_waits(device);
-    throttle(ctx);
+    settle(ctx);
     return BB_OK;
 }
 

@@ -23,8 +23,8 @@
  * changes nothing of all this is not told.
  *
  * A commit made inside a callback is published at once; its calls are made, all of them, before the
- * outermost access returns, or by another thread's commit that comes first. Commits are told in
- * their order, one at a time. Regions that are removed stay until their removal has been told.
+ * outermost access returns, or by another thread's commit that comes first, or, where something was
+ * removed, by bb-control. Commits are told in their order, one at a time. Regions that are removed stay until their removal has been told.
  *
  * Threads: the hooks run on the committing thread, with the map's locks held: they must not change
  * the map, make accesses or create anything in the engine. They may look (bb_flat_each() not

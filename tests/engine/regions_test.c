@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../../engine/dma.h"
+#include "../../memory/listener.h"
 #include "../../memory/ram.h"
 
 static struct machine machine;
@@ -414,6 +415,77 @@ Test(regions, and_devices_stay_while_a_callback_of_theirs_sleeps)
             probe_drop(&a);
         }
     }
+}
+
+static unsigned told; /* (a) ranges taken away */
+
+static void count_told(void *opaque, const struct bb_range *range)
+{
+    (void)opaque, (void)range;
+    (void)bb_fetch_add_relaxed(&told, 1); /* a counter */
+}
+
+static struct bb_listener *listen(void)
+{
+    static const struct bb_listener_ops ops = {.removed = count_told};
+    struct bb_listener_config config = {.name = "ear", .space = machine.mmio, .ops = &ops};
+    struct bb_listener *listener;
+
+    bb_store_relaxed(&told, 0);
+    MADE(bb_listener_add(machine.ctx, &config, &listener, &err));
+    return listener;
+}
+
+/* Waits without calling the engine, as a thread does that leaves it to others to go on. */
+static bool done_comes(void)
+{
+    uint64_t end = host_ns() + UINT64_C(20000000000);
+
+    while (bb_load_acquire(&done_calls) == 0 && host_ns() < end) {
+    }
+    return bb_load_acquire(&done_calls) == 1;
+}
+
+Test(regions, removed_in_a_section_are_told_of_and_gone_though_the_thread_does_nothing_more)
+{
+    struct bb_region *ram = make_ram(0x1000);
+    struct bb_listener *listener = listen();
+
+    MADE(bb_space_map(machine.ctx, machine.mmio, BOX_GPA, ram, &err));
+    bb_rcu_read_lock(machine.ctx);
+    MADE(bb_region_remove(machine.ctx, ram, count_done, NULL, &err));
+    bb_rcu_read_unlock(machine.ctx);
+    cr_assert(done_comes());
+    cr_assert_eq(bb_load_relaxed(&told), 1);
+    probe_make(&machine, &a, "a", 0, BB_CLASS_LOCKFREE);
+    bb_store_relaxed(&done_calls, 0);
+    bb_rcu_read_lock(machine.ctx);
+    MADE(bb_device_remove(machine.ctx, a.device, count_done, NULL, &err));
+    bb_rcu_read_unlock(machine.ctx);
+    cr_assert(done_comes());
+    cr_assert_eq(bb_load_relaxed(&told), 2);
+    MADE(bb_listener_remove(machine.ctx, listener, &err));
+}
+
+static int wait_for_removal_inside(struct bb_ctx *ctx, struct probe *probe, uint64_t offset,
+                                   unsigned size, uint64_t value)
+{
+    (void)offset, (void)size, (void)value;
+    return bb_region_remove(ctx, probe->arg, count_done, NULL, NULL) == BB_OK && done_comes()
+               ? BB_OK
+               : BB_E_DEVICE;
+}
+
+Test(regions, of_others_are_gone_while_the_callback_that_removed_them_sleeps)
+{
+    struct bb_listener *listener = listen();
+
+    a = (struct probe){.write = wait_for_removal_inside, .arg = make_ram(0x1000)};
+    probe_make(&machine, &a, "a", 0, BB_CLASS_MAY_SLEEP);
+    MADE(bb_space_map(machine.ctx, machine.mmio, BOX_GPA, a.arg, &err));
+    mmio_write(&machine, a.gpa, 4, 0);
+    probe_drop(&a);
+    MADE(bb_listener_remove(machine.ctx, listener, &err));
 }
 
 static int result_inside;
