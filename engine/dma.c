@@ -40,6 +40,7 @@ struct transfer {
     struct bb_attrs attrs;
     uint64_t length;
     uint64_t done;
+    const struct bb_region *counted; /* memory that it was last counted for; never followed */
 };
 
 /* --- Memory -------------------------------------------------------------------------------------
@@ -187,8 +188,10 @@ static int ram_part(struct bb_ectx_ *e, struct transfer *t, uint64_t most, struc
         }
         bb_dirty_wrote_(leaf->region, found->offset, length);
     }
-    /* Relaxed: counting may begin an access late. */
-    if ((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_COUNT_) != 0) {
+    /* Once for a region, however many parts it has. Relaxed: counting may begin an access late. */
+    if (BB_UNLIKELY((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_COUNT_) != 0) &&
+        (t->counted != leaf->region || result != BB_OK)) {
+        t->counted = leaf->region;
         bb_tally_(e, leaf->region, write, result);
     }
     if (result != BB_OK) {

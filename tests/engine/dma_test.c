@@ -587,6 +587,53 @@ Test(dma, what_is_written_is_dirty_and_what_is_read_is_not)
     cr_assert_eq(bb_dirty_client_destroy(machine.ctx, client, NULL), BB_OK);
 }
 
+static void add_counts(void *opaque, const char *name, const struct bb_region_counts *counts)
+{
+    struct bb_region_counts *sum = opaque;
+
+    (void)name;
+    sum->reads += counts->reads;
+    sum->writes += counts->writes;
+    sum->refused += counts->refused;
+}
+
+static struct bb_region_counts counts_of(const struct bb_region *region)
+{
+    struct bb_region_counts sum = {0};
+
+    bb_region_counts_each(machine.ctx, region, add_counts, &sum);
+    return sum;
+}
+
+Test(dma, a_transfer_counts_once_for_memory_and_by_access_for_a_device)
+{
+    enum { BIG = 1 << 18 };
+    struct bb_ram_config config = {.name = "big", .size_bytes = BIG};
+    struct bb_region *big;
+    uint8_t *bytes = malloc(BIG);
+    uint64_t value = 0;
+
+    bank_make(&plain);
+    cr_assert_eq(bb_ram_create(machine.ctx, &config, &big, NULL), BB_OK);
+    cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, 0x100000, big, NULL), BB_OK);
+    bb_engine_count_accesses(machine.ctx, true);
+    cr_assert_eq(read_at(0x100000, bytes, BIG, NULL), BB_OK);
+    cr_assert_eq(bb_dma_store(machine.ctx, machine.mmio, 0x100000, 4, BB_BIG_ENDIAN, nobody, 1),
+                 BB_OK);
+    cr_assert_eq(bb_dma_atomic(machine.ctx, machine.mmio, 0x100000, 4, BB_BIG_ENDIAN, nobody,
+                               BB_ATOMIC_ADD, 0, 1, &value),
+                 BB_OK);
+    cr_assert_eq(read_at(RAM_BYTES - 8, bytes, 24, NULL), BB_OK);
+    bb_engine_count_accesses(machine.ctx, false);
+    cr_assert_eq(counts_of(big).reads, 1, "256 KiB in four sections");
+    cr_assert_eq(counts_of(big).writes, 2);
+    cr_assert_eq(counts_of(machine.ram).reads, 1);
+    cr_assert_eq(counts_of(bank.probe.region).reads, 2);
+    free(bytes);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, big, NULL), BB_OK);
+    probe_drop(&bank.probe);
+}
+
 /*
  * Translations of less than a page are not kept, so each lookup of RAM stamps it anew: what was
  * fetched twice bears a later stamp.
