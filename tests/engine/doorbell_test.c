@@ -7,7 +7,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "../../engine/dma.h"
 #include "../../memory/doorbell.h"
 
 static struct machine machine;
