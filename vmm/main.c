@@ -16,6 +16,7 @@
 #include "../base/bits.h"
 #include "demo.h"
 #include "run.h"
+#include "show_map.h"
 
 enum { MEMORY_DEFAULT = 256 << 20, VCPUS_DEFAULT = 2, SECONDS_MAX = 1000000 };
 
@@ -73,6 +74,23 @@ static const char run_doc[] =
     "gives (c << 1) | 1; 1 when the storm or the guest failed; 2 for what could not be started; "
     "124 when --seconds were over; 128 + n for signal n.";
 
+static const struct argp_option map_options[] = {
+    {"vcpus", KEY_VCPUS, "N", 0, "1 to 1024 virtual processors; 2 by default", 1},
+    {"memory", KEY_MEMORY, "SIZE", 0, "Guest memory, 2M to 1T; 256M by default", 1},
+    {"json", KEY_JSON, 0, 0, "In JSON; vmm/README.md has its form", 2},
+    {"help", KEY_HELP, 0, 0, "Show this text", -1},
+    {0},
+};
+
+static const char map_doc[] =
+    "Show the address spaces of the PC that guests run on: the tree of regions, the flat view that "
+    "it comes to, and the structure that accesses are dispatched by, with the memory it takes."
+    "\v"
+    "Examples:\n"
+    "  busbar map\n"
+    "  busbar map --memory 8G                         RAM above 4 GiB too\n"
+    "  busbar map --json | jq '.spaces[0].flat[] | .first + \" \" + .region'\n";
+
 static const struct argp_option demo_options[] = {
     {"cpu", KEY_CPU, "KIND", 0,
      "kvm, or threads to leave guests out; by default kvm where there is a /dev/kvm", 1},
@@ -94,12 +112,14 @@ static const char main_help[] =
     "\n"
     "Commands:\n"
     "  run     run a guest: the embedded storm, or a kernel\n"
+    "  map     show the PC's address spaces: regions, flat view, dispatch structure\n"
     "  demo    the storm lock-free and under one big lock, beside the limits, in two minutes\n"
     "  help    show this text; `busbar run --help` shows a command's options\n"
     "\n"
     "Examples:\n"
     "  busbar run --vcpus 8\n"
     "  busbar run --kernel bzImage --append 'console=ttyS0' --memory 1G\n"
+    "  busbar map\n"
     "  busbar demo\n";
 
 /* One line, and out. argp's own messages take two, and its status is another. */
@@ -299,6 +319,36 @@ static int command_run(int argc, char **argv)
     return status;
 }
 
+static error_t parse_map(int key, char *arg, struct argp_state *state)
+{
+    switch (key) {
+    case KEY_VCPUS:
+    case KEY_MEMORY:
+    case KEY_JSON:
+        return parse_run(key, arg, state);
+    case KEY_HELP: {
+        static const struct argp shown = {map_options, parse_map, NULL, map_doc, 0, 0, 0};
+        argp_help(&shown, stdout, ARGP_HELP_STD_HELP & ~ARGP_HELP_EXIT_OK, "busbar map");
+        exit(BB_EXIT_OK);
+    }
+    case ARGP_KEY_ARG:
+        usage_error("'%s' is no option: see busbar map --help", arg);
+    case ARGP_KEY_ERROR:
+        unknown_option("map", map_options, state->argv[state->next > 1 ? state->next - 1 : 1]);
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int command_map(int argc, char **argv)
+{
+    static const struct argp argp = {map_options, parse_map, NULL, map_doc, 0, 0, 0};
+    struct bb_options options = {.vcpus = VCPUS_DEFAULT, .memory_bytes = MEMORY_DEFAULT};
+
+    argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP | ARGP_NO_EXIT, NULL, &options);
+    return bb_show_map(&options);
+}
+
 static error_t parse_demo(int key, char *arg, struct argp_state *state)
 {
     enum bb_cpu_kind *cpu = state->input;
@@ -376,7 +426,7 @@ int main(int argc, char **argv)
     fill_standard_descriptors();
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
-        usage_error("give a command: busbar run, busbar demo, or busbar help");
+        usage_error("give a command: busbar run, busbar map, busbar demo, or busbar help");
     }
     if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
         fputs(main_help, stdout);
@@ -385,8 +435,12 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "run") == 0) {
         return command_run(argc - 1, argv + 1);
     }
+    if (strcmp(argv[1], "map") == 0) {
+        return command_map(argc - 1, argv + 1);
+    }
     if (strcmp(argv[1], "demo") == 0) {
         return command_demo(argc - 1, argv + 1);
     }
-    usage_error("unknown command '%s': busbar run, busbar demo, or busbar help", argv[1]);
+    usage_error("unknown command '%s': busbar run, busbar map, busbar demo, or busbar help",
+                argv[1]);
 }

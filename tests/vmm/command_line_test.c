@@ -44,6 +44,11 @@ Test(command_line, wrong_arguments_are_one_line_and_status_2, .timeout = 120)
         {{"demo", "--cpu"}, "--cpu KIND"},
         {{"demo", "--bogus"}, "busbar demo --help"},
         {{"demo", "x"}, "busbar demo --help"},
+        {{"map", "--bogus"}, "busbar map --help"},
+        {{"map", "x"}, "busbar map --help"},
+        {{"map", "--kernel", "x"}, "unknown option '--kernel'"},
+        {{"map", "--memory", "1M"}, "2M to 1T"},
+        {{"map", "--json=yes"}, "takes no value"},
         {{"boot"}, "unknown command 'boot'"},
         {{"run", "--vcpus"}, "--vcpus N"},
         {{"run", "--vcpus="}, "1 to 1024"},
@@ -190,4 +195,10 @@ Test(command_line, help_has_examples_and_every_option)
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
         cr_assert_not_null(strstr(result.out, wanted[i]), "%s", wanted[i]);
     }
+    static const char *const map_help[] = {"map", "--help", NULL};
+    command_run(&result, 20, map_help);
+    cr_assert_eq(result.status, 0);
+    cr_assert_not_null(strstr(result.out, "--memory"));
+    cr_assert_not_null(strstr(result.out, "--json"));
+    cr_assert_not_null(strstr(result.out, "Examples"));
 }
