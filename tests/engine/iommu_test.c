@@ -472,23 +472,57 @@ Test(engine_iommu, what_a_callback_writes_to_a_device_is_made_after_the_access)
     probe_drop(&master_probe);
 }
 
-/* A device that was removed is not the one in whose name a translation posts. */
-Test(engine_iommu, what_a_callback_posts_pins_its_own_device)
-{
-    static struct probe probe, gone;
-    uint64_t value = 0;
+static struct door entered, leave;
 
+static int wait_at_door(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                        uint64_t value)
+{
+    (void)ctx, (void)probe, (void)offset, (void)size, (void)value;
+    door_open(&entered);
+    door_wait(&leave);
+    return BB_OK;
+}
+
+static void load_once(struct bb_ctx *ctx, void *arg)
+{
+    uint64_t value;
+
+    bb_store_relaxed((int *)arg, load(ctx, 0, 1, &value)); /* read after joining */
+}
+
+static void removed(void *opaque)
+{
+    bb_store_release((unsigned *)opaque, 1); /* pairs with the test's loads */
+}
+
+Test(engine_iommu, its_device_is_not_removed_before_what_a_callback_has_posted_is_made)
+{
+    static struct probe probe;
+    struct worker worker;
+    unsigned done = 0;
+    int result = 1;
+
+    entered = leave = (struct door)DOOR_INIT;
     memset(&probe, 0, sizeof(probe));
-    memset(&gone, 0, sizeof(gone));
-    probe_make(&machine, &probe, "probe", 0, BB_CLASS_LOCKFREE);
-    probe_make(&machine, &gone, "gone", 1, BB_CLASS_LOCKFREE);
-    (void)mmio_read(&machine, DEVICE_GPA(1), 4); /* the last callback of this context */
-    probe_drop(&gone);
+    probe.write = wait_at_door;
+    probe_make(&machine, &probe, "probe", 0, BB_CLASS_MAY_SLEEP);
     smmu.besides = reach_device;
     smmu.arg = &probe;
     page_set(1, 0, 3 * PAGE | MAPPED);
-    cr_assert_eq(load(machine.ctx, 0, 1, &value), BB_OK);
-    cr_assert_eq(probe.writes, 1);
+    worker_start(&worker, &machine, "master", load_once, &result);
+    door_wait(&entered);
+    cr_assert_eq(bb_device_remove(machine.ctx, smmu.device, removed, &done, NULL), BB_OK);
+    smmu.device = NULL;
+    for (unsigned i = 0; i < 2000; i++) {
+        cr_assert_eq(bb_rcu_synchronize(machine.ctx), BB_OK);
+        cr_assert_eq(bb_load_acquire(&done), 0, "removed with an effect outstanding");
+    }
+    door_open(&leave);
+    worker_join(&worker);
+    cr_assert_eq(result, BB_OK);
+    while (bb_load_acquire(&done) == 0) { /* pairs with removed() */
+        sched_yield();
+    }
     probe_drop(&probe);
 }
 

@@ -194,9 +194,16 @@ Test(memory_iommu, a_lookup_ends_where_the_leaf_or_the_hole_does)
 
 Test(memory_iommu, a_region_as_wide_as_all_addresses_has_no_end_to_wrap_at)
 {
-    struct unit wide;
+    struct bb_region *all = NULL;
     struct bb_found_ found;
+    struct unit wide;
 
+    cr_assert_eq(bb_reserved_create(fixture.ctx, "all", BB_SIZE_ALL, &all, NULL), BB_OK);
+    cr_assert_eq(bb_region_place(fixture.ctx, bb_space_root(memory), 0, all, 0, NULL), BB_OK);
+    cr_assert_eq(resolve_as(memory, 0, UINT64_MAX, BB_IOMMU_READ, (struct bb_attrs){0}, &found),
+                 BB_OK);
+    cr_assert(found.leaf != NULL && found.length == UINT64_MAX);
+    fixture_remove(&fixture, all);
     unit_make(&wide, "wide", BB_SIZE_ALL);
     map(other, 0, wide.region);
     page_add(&wide, 0, 63, memory, BB_BIT64(63));
@@ -346,6 +353,26 @@ Test(memory_iommu, requesters_and_their_states_have_translations_of_their_own)
     cr_assert_eq(
         resolve_as(bus, 0x1000, 4, BB_IOMMU_READ, (struct bb_attrs){9, false, false}, &found),
         BB_E_DECODE);
+}
+
+/* So many that each set of the cache has had several. */
+Test(memory_iommu, many_requesters_share_a_cache_and_no_translation)
+{
+    enum { MANY = 1000 };
+
+    for (unsigned i = 0; i < MANY; i++) {
+        page_add(&unit, 0x1000, 12, memory, (bb_gpa_t)i << 12)->requester = i;
+    }
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < MANY; i++) {
+            struct bb_found_ found;
+            struct bb_attrs who = {.requester_id = i};
+
+            cr_assert_eq(resolve_as(bus, 0x1000, 4, BB_IOMMU_READ, who, &found), BB_OK);
+            cr_assert_eq(found.gpa, (bb_gpa_t)i << 12, "requester %u is led as %" PRIu64, i,
+                         found.gpa >> 12);
+        }
+    }
 }
 
 /* --- Faults -------------------------------------------------------------------------------------
