@@ -140,9 +140,9 @@ static bool continues(const struct model_byte *found, const struct model_byte *n
 
 static uint8_t fill_byte(const struct bb_fill *fill, unsigned i)
 {
-    return fill->kind == BB_FILL_ONES    ? 0xff
-           : fill->kind == BB_FILL_ZEROS ? 0
-                                         : (uint8_t)(fill->pattern >> (8 * (i % 8)));
+    uint64_t bytes = fill->kind == BB_FILL_PATTERN ? fill->pattern : 0;
+
+    return (uint8_t)(fill->kind == BB_FILL_ONES ? 0xff : bytes >> (8 * (i % 8)));
 }
 
 void program_model(const struct stage *stage, uint8_t *arena, const struct program_access *access,

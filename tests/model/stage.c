@@ -23,10 +23,7 @@ const struct bb_fill stage_device_fill[MODEL_SPACES] = {
     {BB_FILL_ONES, 0},
 };
 
-static const char *wrong(struct stage *stage, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static const char *wrong(struct stage *stage, const char *format, ...)
+const char *stage_wrong(struct stage *stage, const char *format, ...)
 {
     va_list arguments;
 
@@ -171,7 +168,7 @@ const char *stage_begin(struct stage *stage)
     memset(stage, 0, sizeof(*stage));
     if (bb_engine_create(&config, &stage->engine, &err) != BB_OK ||
         bb_ctx_attach(stage->engine, "main", &stage->ctx, &err) != BB_OK) {
-        return wrong(stage, "engine: %s", err.text);
+        return stage_wrong(stage, "engine: %s", err.text);
     }
     for (int i = 0; i < MODEL_SPACES; i++) {
         struct bb_space_config space = {.name = topology_space_name[i],
@@ -180,7 +177,17 @@ const char *stage_begin(struct stage *stage)
                                         .decode_error = stage_decode_fill[i],
                                         .device_error = stage_device_fill[i]};
         if (bb_space_create(stage->ctx, &space, &stage->space[i], &err) != BB_OK) {
-            return wrong(stage, "space: %s", err.text);
+            return stage_wrong(stage, "space: %s", err.text);
+        }
+    }
+    /* Not all: with a listener and without one, commits go different ways. */
+    for (int i = 0; i < MODEL_SPACES; i += 2) {
+        struct bb_listener_config listener = {.name = topology_space_name[i],
+                                              .space = stage->space[i],
+                                              .ops = &stage_mirror_ops,
+                                              .opaque = &stage->mirror[i]};
+        if (bb_listener_add(stage->ctx, &listener, &stage->mirror[i].listener, &err) != BB_OK) {
+            return stage_wrong(stage, "listener: %s", err.text);
         }
     }
     stage->arena = calloc(1, TOPOLOGY_ARENA_BYTES);
@@ -204,9 +211,16 @@ const char *stage_end(struct stage *stage)
     }
     free(stage->arena);
     stage->arena = NULL;
+    for (int i = 0; i < MODEL_SPACES; i++) {
+        if (stage->mirror[i].listener != NULL &&
+            bb_listener_remove(stage->ctx, stage->mirror[i].listener, &err) != BB_OK) {
+            return stage_wrong(stage, "listener: %s", err.text);
+        }
+        stage->mirror[i].listener = NULL;
+    }
     if (bb_ctx_detach(stage->ctx, &err) != BB_OK ||
         bb_engine_destroy(stage->engine, &err) != BB_OK) {
-        return wrong(stage, "end: %s", err.text);
+        return stage_wrong(stage, "end: %s", err.text);
     }
     return NULL;
 }
@@ -290,254 +304,6 @@ static int make_region(struct stage *stage, const struct topology_step *step, st
     return BB_E_INVAL;
 }
 
-/* Comparing. */
-
-enum { RANGES_MAX = 1 << 14 };
-
-struct view {
-    struct bb_range range[RANGES_MAX];
-    unsigned count;
-    unsigned each; /* ranges that bb_space_each() has shown likewise */
-    bool differs;
-};
-
-static bool take_range(void *opaque, const struct bb_range *range)
-{
-    struct view *view = opaque;
-
-    if (view->count == RANGES_MAX) {
-        return false;
-    }
-    view->range[view->count++] = *range;
-    return true;
-}
-
-static bool check_each(void *opaque, bb_gpa_t first, bb_gpa_t last, const struct bb_region *region)
-{
-    struct view *view = opaque;
-    const struct bb_range *range = &view->range[view->each];
-
-    view->differs = view->differs || view->each == view->count || range->first != first ||
-                    range->last != last || range->region != region;
-    view->each += view->each < view->count;
-    return true;
-}
-
-/* Rising, not overlapping, no two that could be one. */
-static const char *check_canonical(struct stage *stage, int space, const struct view *view)
-{
-    const char *name = topology_space_name[space];
-
-    for (unsigned i = 0; i < view->count; i++) {
-        const struct bb_range *range = &view->range[i];
-        if (range->first > range->last || range->last > topology_space_last[space] ||
-            range->space != stage->space[space]) {
-            return wrong(stage, "%s: range [0x%" PRIx64 ", 0x%" PRIx64 "]", name, range->first,
-                         range->last);
-        }
-        if (i == 0) {
-            continue;
-        }
-        const struct bb_range *before = &view->range[i - 1];
-        if (range->first <= before->last) {
-            return wrong(stage,
-                         "%s: [0x%" PRIx64 ", 0x%" PRIx64 "] comes after, or meets, [.., 0x%" PRIx64
-                         "]",
-                         name, range->first, range->last, before->last);
-        }
-        if (range->first == before->last + 1 && range->region == before->region &&
-            range->offset == before->offset + (range->first - before->first) &&
-            range->read_only == before->read_only && range->memory == before->memory) {
-            return wrong(stage, "%s: what ends at 0x%" PRIx64 " goes on behind it as another range",
-                         name, before->last);
-        }
-    }
-    return NULL;
-}
-
-static const struct bb_range *range_at(const struct view *view, bb_gpa_t gpa)
-{
-    unsigned low = 0, high = view->count;
-
-    while (low < high) {
-        unsigned middle = low + (high - low) / 2;
-        if (view->range[middle].last < gpa) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < view->count && view->range[low].first <= gpa ? &view->range[low] : NULL;
-}
-
-static uint8_t fill_byte(const struct bb_fill *fill)
-{
-    return fill->kind == BB_FILL_ONES    ? 0xff
-           : fill->kind == BB_FILL_ZEROS ? 0
-                                         : (uint8_t)fill->pattern;
-}
-
-/* Reads the byte, and where it is memory writes it back: what is met must be what the model says.
- */
-static const char *check_access(struct stage *stage, int space, bb_gpa_t gpa,
-                                struct model_byte expected)
-{
-    const struct stage_region *region =
-        expected.region == MODEL_NONE ? NULL : &stage->region[expected.region];
-    enum bb_kind kind = region == NULL ? BB_KIND_CONTAINER : region->make.kind;
-    bool memory =
-        kind == BB_KIND_RAM || (region != NULL && stage->model.region[expected.region].rom_mode);
-    bool callback = kind == BB_KIND_IO || (kind == BB_KIND_ROM_DEVICE && !memory);
-    int wanted = memory || callback ? BB_OK : BB_E_DECODE;
-    uint8_t byte = kind == BB_KIND_RAM ? stage_arena_byte(region->make.arena + expected.offset)
-                   : wanted == BB_OK   ? stage_byte(expected.region, expected.offset)
-                                       : fill_byte(&stage_decode_fill[space]);
-    uint64_t value = UINT64_C(0x5555555555555555);
-
-    if (stage->views_only) {
-        return NULL;
-    }
-    stage->call_count = 0;
-    int result = bb_mmio_read(stage->ctx, stage->space[space], gpa, 1, &value);
-    if (result != wanted || value != byte) {
-        return wrong(stage, "%s: reading 0x%" PRIx64 " gives %s and 0x%" PRIx64 ", not %s and 0x%x",
-                     topology_space_name[space], gpa, bb_result_name(result), value,
-                     bb_result_name(wanted), byte);
-    }
-    bool called = callback || kind == BB_KIND_IOMMU;
-    if (stage->call_count != called || (called && stage->call[0].region != expected.region)) {
-        return wrong(stage, "%s: reading 0x%" PRIx64 " made %u callbacks, the first of #%d",
-                     topology_space_name[space], gpa, stage->call_count,
-                     stage->call_count > 0 ? stage->call[0].region : MODEL_NONE);
-    }
-    if (kind == BB_KIND_RAM) {
-        wanted = expected.read_only ? BB_E_DEVICE : BB_OK;
-        result = bb_mmio_write(stage->ctx, stage->space[space], gpa, 1, byte);
-        if (result != wanted) {
-            return wrong(stage, "%s: writing 0x%" PRIx64 " gives %s, not %s",
-                         topology_space_name[space], gpa, bb_result_name(result),
-                         bb_result_name(wanted));
-        }
-    }
-    return NULL;
-}
-
-static int number_of(const struct stage *stage, const struct bb_region *region)
-{
-    for (int i = 0; i < MODEL_REGIONS_MAX; i++) {
-        if (stage->region[i].region == region) {
-            return i;
-        }
-    }
-    return MODEL_NONE;
-}
-
-static const char *check_byte(struct stage *stage, int space, bb_gpa_t gpa, const struct view *view)
-{
-    struct model_byte expected = model_resolve(&stage->model, space, gpa);
-    const struct bb_range *range = range_at(view, gpa);
-    const char *name = topology_space_name[space];
-
-    stage->compared++;
-    if (expected.region == MODEL_NONE && range == NULL) {
-        return check_access(stage, space, gpa, expected);
-    }
-    if (expected.region == MODEL_NONE) {
-        return wrong(stage, "%s: 0x%" PRIx64 " shows #%d, the model nothing", name, gpa,
-                     number_of(stage, range->region));
-    }
-    if (range == NULL) {
-        return wrong(stage, "%s: 0x%" PRIx64 " shows nothing, the model #%d+0x%" PRIx64, name, gpa,
-                     expected.region, expected.offset);
-    }
-    const struct stage_region *region = &stage->region[expected.region];
-    const struct model_region *model = &stage->model.region[expected.region];
-    uint64_t offset = range->offset + (gpa - range->first);
-
-    stage->shown++;
-    if (range->region != region->region || offset != expected.offset) {
-        return wrong(stage, "%s: 0x%" PRIx64 " shows #%d+0x%" PRIx64 ", the model #%d+0x%" PRIx64,
-                     name, gpa, number_of(stage, range->region), offset, expected.region,
-                     expected.offset);
-    }
-    bool memory = model->kind == BB_KIND_RAM || model->rom_mode;
-    const uint8_t *host = memory ? (uint8_t *)bb_region_host(region->region) + range->offset : NULL;
-    if (range->kind != model->kind || range->memory != memory ||
-        (memory && range->host != (const void *)host) ||
-        (model->kind == BB_KIND_RAM && range->read_only != expected.read_only)) {
-        return wrong(stage,
-                     "%s: 0x%" PRIx64 " in #%d: kind %d, memory %d, read-only %d; the model: %d, "
-                     "%d, %d (or another host address)",
-                     name, gpa, expected.region, (int)range->kind, range->memory, range->read_only,
-                     (int)model->kind, memory, expected.read_only);
-    }
-    return check_access(stage, space, gpa, expected);
-}
-
-static const char *compare_space(struct stage *stage, int space, bool bounds)
-{
-    static struct view view;
-    static bb_gpa_t at[MODEL_BOUNDS_MAX];
-    const char *text;
-
-    view.count = 0;
-    view.each = 0;
-    view.differs = false;
-    bb_flat_each(stage->ctx, stage->space[space], take_range, &view);
-    bb_space_each(stage->ctx, stage->space[space], check_each, &view);
-    if (view.differs || view.each != view.count) {
-        return wrong(stage, "%s: bb_space_each() and bb_flat_each() differ",
-                     topology_space_name[space]);
-    }
-    text = check_canonical(stage, space, &view);
-    for (unsigned i = 0; i < view.count && text == NULL; i++) {
-        for (int beside = -1; beside <= 1 && text == NULL; beside++) {
-            bb_gpa_t first = view.range[i].first + (bb_gpa_t)beside;
-            bb_gpa_t last = view.range[i].last + (bb_gpa_t)beside;
-            if (first <= topology_space_last[space]) {
-                text = check_byte(stage, space, first, &view);
-            }
-            if (last <= topology_space_last[space] && text == NULL) {
-                text = check_byte(stage, space, last, &view);
-            }
-        }
-    }
-    unsigned count = bounds ? model_bounds(&stage->model, space, at) : 0;
-    for (unsigned i = 0; i < count && text == NULL; i++) {
-        text = check_byte(stage, space, at[i], &view);
-    }
-    return text;
-}
-
-/* What can be asked of regions themselves. */
-static const char *compare_regions(struct stage *stage)
-{
-    for (int i = 0; i < MODEL_REGIONS_MAX; i++) {
-        const struct model_region *model = &stage->model.region[i];
-        const struct bb_region *region = stage->region[i].region;
-        if (!model->exists) {
-            continue;
-        }
-        uint64_t size = model->last == UINT64_MAX ? BB_SIZE_ALL : model->last + 1;
-        if (bb_region_size(region) != size || bb_region_kind(region) != model->kind) {
-            return wrong(
-                stage, "#%d is of 0x%" PRIx64 " bytes and kind %d; the model: 0x%" PRIx64 ", %d", i,
-                bb_region_size(region), (int)bb_region_kind(region), size, (int)model->kind);
-        }
-    }
-    return NULL;
-}
-
-const char *stage_compare(struct stage *stage)
-{
-    const char *text = compare_regions(stage);
-
-    for (int space = 0; space < MODEL_SPACES && text == NULL; space++) {
-        text = compare_space(stage, space, true);
-    }
-    return text;
-}
-
 /* Running. */
 
 static int add_change(struct stage *stage, struct bb_txn *txn, const struct model_change *change,
@@ -602,12 +368,12 @@ static const char *end_transaction(struct stage *stage, int result, const struct
         expected = BB_E_LIMIT;
     }
     if (result != expected) {
-        return wrong(stage, "a transaction of %u changes gives %s (%s), by the model %s",
-                     txn->count, bb_result_name(result), err->text, bb_result_name(expected));
+        return stage_wrong(stage, "a transaction of %u changes gives %s (%s), by the model %s",
+                           txn->count, bb_result_name(result), err->text, bb_result_name(expected));
     }
     if (result != BB_OK && err->code != result) {
-        return wrong(stage, "an error of %s says that it is %s", bb_result_name(result),
-                     bb_result_name(err->code));
+        return stage_wrong(stage, "an error of %s says that it is %s", bb_result_name(result),
+                           bb_result_name(err->code));
     }
     stage->commits += result == BB_OK;
     stage->refusals += result != BB_OK;
@@ -625,7 +391,7 @@ static const char *commit(struct stage *stage)
         return end_transaction(stage, result, &err);
     }
     if (result != BB_OK) {
-        return wrong(stage, "handing changes over gives %s", err.text);
+        return stage_wrong(stage, "handing changes over gives %s", err.text);
     }
     struct stage_txn *parent = txn - 1;
     memcpy(&parent->change[parent->count], txn->change, txn->count * sizeof(txn->change[0]));
@@ -641,7 +407,7 @@ static const char *begin(struct stage *stage)
                                    : bb_txn_nest(txn[-1].txn, &txn->txn, &err);
 
     if (result != BB_OK) {
-        return wrong(stage, "begin: %s", err.text);
+        return stage_wrong(stage, "begin: %s", err.text);
     }
     txn->count = 0;
     stage->depth++;
@@ -670,8 +436,9 @@ static const char *change_step(struct stage *stage, const struct model_change *c
     }
     /* A root is refused; what is wrong with the change besides may be said first. */
     if (result != expected && (change->region >= MODEL_SPACES || result == BB_OK)) {
-        text = wrong(stage, "asking for a change of #%d gives %s (%s), by the model %s",
-                     change->region, bb_result_name(result), err.text, bb_result_name(expected));
+        text =
+            stage_wrong(stage, "asking for a change of #%d gives %s (%s), by the model %s",
+                        change->region, bb_result_name(result), err.text, bb_result_name(expected));
     }
     if (text == NULL && alone) {
         text = commit(stage);
@@ -688,7 +455,7 @@ static const char *remove_step(struct stage *stage, int number)
         return NULL;
     }
     if (remove_region(stage, region->region, &err) != BB_OK) {
-        return wrong(stage, "removing #%d: %s", number, err.text);
+        return stage_wrong(stage, "removing #%d: %s", number, err.text);
     }
     region->region = NULL;
     model_remove(&stage->model, number);
@@ -705,7 +472,7 @@ static const char *step(struct stage *stage, const struct topology_step *step)
             return NULL;
         }
         if (make_region(stage, step, &err) != BB_OK) {
-            return wrong(stage, "making #%d: %s", step->region, err.text);
+            return stage_wrong(stage, "making #%d: %s", step->region, err.text);
         }
         topology_model_make(&stage->model, step);
         return NULL;
@@ -756,20 +523,20 @@ const char *stage_clear(struct stage *stage)
         struct stage_region *region = &stage->region[i];
         if (region->region != NULL && bb_region_device(region->region) == NULL &&
             remove_region(stage, region->region, &err) != BB_OK) {
-            text = wrong(stage, "removing #%d: %s", i, err.text);
+            text = stage_wrong(stage, "removing #%d: %s", i, err.text);
         }
         region->region = NULL;
     }
     if (stage->device != NULL) {
         stage->removals++;
         if (bb_device_remove(stage->ctx, stage->device, count_removal, stage, &err) != BB_OK) {
-            text = wrong(stage, "removing the device: %s", err.text);
+            text = stage_wrong(stage, "removing the device: %s", err.text);
         }
     }
     stage->device = NULL;
     model_begin(&stage->model, topology_space_last);
     for (int space = 0; space < MODEL_SPACES && text == NULL; space++) {
-        text = compare_space(stage, space, false);
+        text = stage_compare_space(stage, space, false);
     }
     return text;
 }

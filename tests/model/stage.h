@@ -15,7 +15,12 @@
 #include "../../memory/ram.h"
 #include "topology.h"
 
-enum { STAGE_CALLS_MAX = 512, STAGE_DEPTH = 8, STAGE_TEXT_BYTES = 512 };
+enum {
+    STAGE_CALLS_MAX = 512,
+    STAGE_DEPTH = 8,
+    STAGE_TEXT_BYTES = 512,
+    STAGE_RANGES_MAX = 1 << 13,
+};
 
 /* One callback, as the engine made it or as the model says it must. */
 struct stage_call {
@@ -41,12 +46,23 @@ struct stage_txn {
     struct model_change change[TOPOLOGY_STEPS_MAX];
 };
 
+/* A space's view as its listener has been told. */
+struct stage_mirror {
+    struct bb_listener *listener; /* NULL: none */
+    bool open;                    /* between begin and commit */
+    struct bb_change change;      /* what is still to come of it */
+    const char *wrong;
+    unsigned count;
+    struct bb_range range[STAGE_RANGES_MAX];
+};
+
 struct stage {
     struct bb_engine *engine;
     struct bb_ctx *ctx;
     struct bb_space *space[MODEL_SPACES];
     struct bb_device *device; /* of the program's I/O regions; NULL: none yet */
     struct stage_region region[MODEL_REGIONS_MAX];
+    struct stage_mirror mirror[MODEL_SPACES];
     struct model model;
     struct stage_txn txn[STAGE_DEPTH];
     unsigned depth;
@@ -81,6 +97,13 @@ const char *stage_run(struct stage *stage, const struct topology *topology);
 const char *stage_compare(struct stage *stage);
 /* Removes all regions, and checks that the spaces show nothing. NULL, or what is wrong. */
 const char *stage_clear(struct stage *stage);
+
+/* The same for one space, at the bounds of its view alone or at all that the model knows. */
+const char *stage_compare_space(struct stage *stage, int space, bool bounds);
+/* Keeps what is wrong. Returns it. */
+const char *stage_wrong(struct stage *stage, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+extern const struct bb_listener_ops stage_mirror_ops;
 
 /* The value of a byte. */
 uint8_t stage_byte(int region, uint64_t offset);

@@ -104,7 +104,7 @@ static void random_rules(struct maker *maker, struct topology_region *make)
     struct bb_access_rules *rules = &make->rules;
 
     if (maker->rules == TOPOLOGY_BYTES) {
-        rules->impl_min = one_in(maker, 3) ? (uint8_t)(1u << below(maker, 4)) : 0;
+        rules->impl_min = (uint8_t)(one_in(maker, 3) ? 1u << below(maker, 4) : 0);
         return;
     }
     rules->impl_min = (uint8_t)(1u << below(maker, one_in(maker, 2) ? 1 : 4));
