@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * DMA: bulk copies, typed accesses and atomics; see dma.h.
+ * DMA: bulk copies; see dma.h. Values and atomics are in dma_value.c.
  *
  * A transfer goes on part by part. A part is as much of it as one lookup finds: memory is touched
  * here, by relaxed-atomic accesses of the largest naturally aligned size; all else becomes accesses
@@ -25,23 +25,11 @@
 
 #include <string.h>
 
-#include "engine_internal.h"
+#include "dma_internal.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are copied as bytes");
 
 enum { SECTION_BYTES = 64 << 10, WORD_BYTES = 8 };
-
-struct transfer {
-    struct bb_space *space;
-    bb_gpa_t gpa;
-    uint8_t *to;         /* a read's; NULL: it is a write */
-    const uint8_t *from; /* a write's; NULL: `fill`, over and over */
-    uint8_t fill;
-    struct bb_attrs attrs;
-    uint64_t length;
-    uint64_t done;
-    const struct bb_region *counted; /* memory that it was last counted for; never followed */
-};
 
 /* --- Memory -------------------------------------------------------------------------------------
  */
@@ -109,7 +97,7 @@ static void ram_fill(uint8_t *ram, uint8_t byte, uint64_t length)
     }
 }
 
-static void count_failed(struct bb_ectx_ *e, bool write, int result)
+void bb_dma_failed_(struct bb_ectx_ *e, bool write, int result)
 {
     if (result != BB_E_DECODE) {
         bb_count_(e, refused);
@@ -120,19 +108,8 @@ static void count_failed(struct bb_ectx_ *e, bool write, int result)
     }
 }
 
-/* Where the host finds what was found in memory. */
-static uint8_t *found_host(const struct bb_found_ *found)
-{
-    return found->leaf->host + (found->offset - found->leaf->region_offset);
-}
-
-static bool writable(const struct bb_flat_ *leaf)
-{
-    return leaf->memory && leaf->kind == BB_KIND_RAM && !leaf->read_only;
-}
-
 /* Reads of RAM in a callback see what the chain has posted. */
-static void forward(const struct bb_ectx_ *e, const struct transfer *t,
+static void forward(const struct bb_ectx_ *e, const struct bb_transfer_ *t,
                     const struct bb_found_ *found, uint64_t length)
 {
     bb_gpa_t gpa = t->gpa + t->done;
@@ -147,8 +124,8 @@ static void forward(const struct bb_ectx_ *e, const struct transfer *t,
  * returns 1. Something else: returns 0 with *size the bytes to be accessed and *found what is
  * there. Else the result that ends the transfer, counted.
  */
-static int ram_part(struct bb_ectx_ *e, struct transfer *t, uint64_t most, struct bb_found_ *found,
-                    unsigned *size)
+static int ram_part(struct bb_ectx_ *e, struct bb_transfer_ *t, uint64_t most,
+                    struct bb_found_ *found, unsigned *size)
 {
     bool write = t->to == NULL;
     bb_gpa_t gpa = t->gpa + t->done;
@@ -156,7 +133,7 @@ static int ram_part(struct bb_ectx_ *e, struct transfer *t, uint64_t most, struc
                                  write ? BB_IOMMU_WRITE : BB_IOMMU_READ, t->attrs, found);
 
     if (result != BB_OK) {
-        count_failed(e, write, result);
+        bb_dma_failed_(e, write, result);
         return result;
     }
     const struct bb_flat_ *leaf = found->leaf;
@@ -173,18 +150,18 @@ static int ram_part(struct bb_ectx_ *e, struct transfer *t, uint64_t most, struc
     }
     uint64_t length = found->length < most ? found->length : most;
     if (write && leaf->read_only) {
-        count_failed(e, write, BB_E_DEVICE);
+        bb_dma_failed_(e, write, BB_E_DEVICE);
         result = BB_E_DEVICE;
     } else if (!write) {
-        ram_read(t->to + t->done, found_host(found), length);
-        if (e->mem.base.callback_depth > 0 && writable(leaf)) {
+        ram_read(t->to + t->done, bb_found_host_(found), length);
+        if (e->mem.base.callback_depth > 0 && bb_leaf_writable_(leaf)) {
             forward(e, t, found, length);
         }
     } else {
         if (t->from != NULL) {
-            ram_write(found_host(found), t->from + t->done, length);
+            ram_write(bb_found_host_(found), t->from + t->done, length);
         } else {
-            ram_fill(found_host(found), t->fill, length);
+            ram_fill(bb_found_host_(found), t->fill, length);
         }
         bb_dirty_wrote_(leaf->region, found->offset, length);
     }
@@ -205,7 +182,7 @@ static int ram_part(struct bb_ectx_ *e, struct transfer *t, uint64_t most, struc
  */
 
 /* Copies `length` bytes of a write from `done` on into private memory. */
-static void take_bytes(uint8_t *into, const struct transfer *t, uint64_t length)
+static void take_bytes(uint8_t *into, const struct bb_transfer_ *t, uint64_t length)
 {
     if (t->from != NULL) {
         memcpy(into, t->from + t->done, length);
@@ -215,7 +192,7 @@ static void take_bytes(uint8_t *into, const struct transfer *t, uint64_t length)
 }
 
 /* The part at `done` as an access of `size` bytes. In no section of ours. */
-static int access_part(struct bb_ectx_ *e, struct transfer *t, unsigned size)
+static int access_part(struct bb_ectx_ *e, struct bb_transfer_ *t, unsigned size)
 {
     bool write = t->to == NULL;
     uint8_t bytes[WORD_BYTES];
@@ -236,7 +213,7 @@ static int access_part(struct bb_ectx_ *e, struct transfer *t, unsigned size)
 }
 
 /* In a chain that has begun, or for an effect of one; nothing is held. */
-static int move_outer(struct bb_ectx_ *e, struct transfer *t)
+static int move_outer(struct bb_ectx_ *e, struct bb_transfer_ *t)
 {
     struct bb_ctx *ctx = &e->mem.base;
 
@@ -272,7 +249,7 @@ static int move_outer(struct bb_ectx_ *e, struct transfer *t)
 }
 
 /* Posts what is left of a write. */
-static int post_rest(struct bb_ectx_ *e, struct transfer *t)
+static int post_rest(struct bb_ectx_ *e, struct bb_transfer_ *t)
 {
     struct bb_chain_ *chain = &e->chain;
     struct bb_heap *heap = e->engine->heap;
@@ -327,7 +304,7 @@ static bool must_wait(struct bb_ectx_ *e, const struct bb_flat_ *leaf)
 }
 
 /* In a callback. */
-static int move_nested(struct bb_ectx_ *e, struct transfer *t)
+static int move_nested(struct bb_ectx_ *e, struct bb_transfer_ *t)
 {
     struct bb_ctx *ctx = &e->mem.base;
     bool write = t->to == NULL;
@@ -361,7 +338,7 @@ static int move_nested(struct bb_ectx_ *e, struct transfer *t)
  * The short way of an outermost transfer: as far as memory goes, in one section. Returns 1 where
  * the rest has to go the long way.
  */
-static int move_fast(struct bb_ectx_ *e, struct transfer *t)
+static int move_fast(struct bb_ectx_ *e, struct bb_transfer_ *t)
 {
     struct bb_ctx *ctx = &e->mem.base;
     struct bb_found_ found;
@@ -383,7 +360,7 @@ static int move_fast(struct bb_ectx_ *e, struct transfer *t)
     return result;
 }
 
-static int move(struct bb_ctx *ctx, struct transfer *t)
+int bb_dma_move_(struct bb_ctx *ctx, struct bb_transfer_ *t)
 {
     struct bb_ectx_ *e = bb_ectx_(ctx);
     int result;
@@ -408,7 +385,7 @@ static int move(struct bb_ctx *ctx, struct transfer *t)
 
 void bb_dma_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect)
 {
-    struct transfer t = {
+    struct bb_transfer_ t = {
         .space = effect->bulk.space,
         .gpa = effect->bulk.gpa,
         .from = bb_bulk_bytes_(effect),
@@ -419,7 +396,7 @@ void bb_dma_effect_(struct bb_ectx_ *e, const struct bb_effect_ *effect)
     (void)move_outer(e, &t); /* a posted write's error is counted, as on a bus */
 }
 
-static int bulk(struct bb_ctx *ctx, struct transfer *t, size_t *done)
+static int bulk(struct bb_ctx *ctx, struct bb_transfer_ *t, size_t *done)
 {
     uint64_t last;
     int result = BB_OK;
@@ -436,7 +413,7 @@ static int bulk(struct bb_ctx *ctx, struct transfer *t, size_t *done)
     if (!bb_range_last(t->gpa, t->length, &last)) {
         return BB_E_RANGE;
     }
-    result = move(ctx, t);
+    result = bb_dma_move_(ctx, t);
     if (done != NULL) {
         *done = t->done;
     }
@@ -446,7 +423,8 @@ static int bulk(struct bb_ctx *ctx, struct transfer *t, size_t *done)
 int bb_dma_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, void *bytes,
                 size_t length, struct bb_attrs attrs, size_t *done)
 {
-    struct transfer t = {.space = space, .gpa = gpa, .to = bytes, .attrs = attrs, .length = length};
+    struct bb_transfer_ t = {
+        .space = space, .gpa = gpa, .to = bytes, .attrs = attrs, .length = length};
 
     if (bytes == NULL && length != 0) {
         t.space = NULL; /* refused */
@@ -457,7 +435,7 @@ int bb_dma_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, void *
 int bb_dma_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, const void *bytes,
                  size_t length, struct bb_attrs attrs, size_t *done)
 {
-    struct transfer t = {
+    struct bb_transfer_ t = {
         .space = space, .gpa = gpa, .from = bytes, .attrs = attrs, .length = length};
 
     if (bytes == NULL && length != 0) {
@@ -469,235 +447,8 @@ int bb_dma_write(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, const
 int bb_dma_fill(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, uint8_t byte,
                 size_t length, struct bb_attrs attrs, size_t *done)
 {
-    struct transfer t = {
+    struct bb_transfer_ t = {
         .space = space, .gpa = gpa, .fill = byte, .attrs = attrs, .length = length};
 
     return bulk(ctx, &t, done);
-}
-
-/* --- Values -------------------------------------------------------------------------------------
- */
-
-/* A number of `size` bytes, as it lies in memory, to what it is, or back. */
-static uint64_t reorder(uint64_t value, unsigned size, enum bb_endian endian)
-{
-    return endian == BB_BIG_ENDIAN ? __builtin_bswap64(value) >> (64 - size * 8)
-                                   : value & bb_mask_bytes(size);
-}
-
-static int check_value(const struct bb_ctx *ctx, const struct bb_space *space, bb_gpa_t gpa,
-                       unsigned size, enum bb_endian endian)
-{
-    uint64_t last;
-
-    if (ctx == NULL || space == NULL || (endian != BB_LITTLE_ENDIAN && endian != BB_BIG_ENDIAN)) {
-        return BB_E_INVAL;
-    }
-    if (!bb_is_pow2(size) || size > WORD_BYTES || !bb_range_last(gpa, size, &last)) {
-        return BB_E_RANGE;
-    }
-    return BB_OK;
-}
-
-int bb_dma_load(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
-                enum bb_endian endian, struct bb_attrs attrs, uint64_t *value)
-{
-    uint64_t word = 0;
-    struct transfer t = {
-        .space = space, .gpa = gpa, .to = (uint8_t *)&word, .attrs = attrs, .length = size};
-    int result = check_value(ctx, space, gpa, size, endian);
-
-    if (result == BB_OK && value == NULL) {
-        result = BB_E_INVAL;
-    }
-    if (result == BB_OK) {
-        result = move(ctx, &t);
-    }
-    if (result == BB_OK) {
-        *value = reorder(word, size, endian);
-    }
-    return result;
-}
-
-int bb_dma_store(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
-                 enum bb_endian endian, struct bb_attrs attrs, uint64_t value)
-{
-    int result = check_value(ctx, space, gpa, size, endian);
-
-    if (result != BB_OK) {
-        return result;
-    }
-    uint64_t word = reorder(value, size, endian);
-    struct transfer t = {
-        .space = space, .gpa = gpa, .from = (uint8_t *)&word, .attrs = attrs, .length = size};
-    return move(ctx, &t);
-}
-
-/* --- Atomics ------------------------------------------------------------------------------------
- */
-
-struct atomic {
-    struct bb_space *space;
-    bb_gpa_t gpa;
-    unsigned size;
-    enum bb_endian endian;
-    struct bb_attrs attrs;
-    enum bb_atomic_op op;
-    uint64_t expected;
-    uint64_t operand;
-};
-
-/* What the operation makes of a number; both in host order. */
-static uint64_t apply(const struct atomic *a, uint64_t before)
-{
-    switch (a->op) {
-    case BB_ATOMIC_EXCHANGE:
-        return a->operand;
-    case BB_ATOMIC_ADD:
-        return before + a->operand;
-    case BB_ATOMIC_AND:
-        return before & a->operand;
-    case BB_ATOMIC_OR:
-        return before | a->operand;
-    case BB_ATOMIC_XOR:
-        return before ^ a->operand;
-    case BB_ATOMIC_COMPARE_EXCHANGE:
-        return a->operand;
-    }
-    return before;
-}
-
-/*
- * The read-modify-write. Acquire and release: partners are the guest's own atomics, and other
- * devices' through here. Returns false where a comparison failed and nothing was written.
- *
- * What can be done by one instruction is; the others, and additions to a number in foreign order,
- * swap in what they made of the number they saw until nobody came in between. The first load is
- * relaxed: the swap checks it.
- */
-static bool modify(const struct atomic *a, void *at, uint64_t *old)
-{
-    uint64_t wanted = reorder(a->expected, a->size, a->endian);
-    uint64_t raw;
-    bool native = a->endian == BB_LITTLE_ENDIAN;
-    bool wide = a->size == 8;
-    bool swapped;
-
-    if (a->op == BB_ATOMIC_EXCHANGE) {
-        uint64_t put = reorder(a->operand, a->size, a->endian);
-        raw = wide ? bb_xchg_acq_rel((uint64_t *)at, put)
-                   : bb_xchg_acq_rel((uint32_t *)at, (uint32_t)put);
-    } else if (a->op == BB_ATOMIC_ADD && native) {
-        raw = wide ? bb_fetch_add_acq_rel((uint64_t *)at, a->operand)
-                   : bb_fetch_add_acq_rel((uint32_t *)at, (uint32_t)a->operand);
-    } else {
-        raw = bb_ram_load_(at, a->size);
-        do {
-            if (a->op == BB_ATOMIC_COMPARE_EXCHANGE) {
-                raw = wanted;
-            }
-            uint64_t put = reorder(apply(a, reorder(raw, a->size, a->endian)), a->size, a->endian);
-            if (wide) {
-                swapped = bb_cas_acq_rel((uint64_t *)at, &raw, put);
-            } else {
-                uint32_t seen = (uint32_t)raw;
-                swapped = bb_cas_acq_rel((uint32_t *)at, &seen, (uint32_t)put);
-                raw = seen;
-            }
-        } while (!swapped && a->op != BB_ATOMIC_COMPARE_EXCHANGE);
-        *old = reorder(raw, a->size, a->endian);
-        return swapped;
-    }
-    *old = reorder(raw, a->size, a->endian);
-    return true;
-}
-
-/* In a section. */
-static int atomic_here(struct bb_ectx_ *e, const struct atomic *a, uint64_t *old)
-{
-    struct bb_found_ found;
-    int result =
-        bb_map_resolve_(&e->mem, a->space, a->gpa, a->size, BB_IOMMU_WRITE, a->attrs, &found);
-
-    /* Where it was translated: it may be permitted to write and not to read. */
-    if (result == BB_OK && (found.space != a->space || found.gpa != a->gpa)) {
-        struct bb_found_ readable;
-        result =
-            bb_map_resolve_(&e->mem, a->space, a->gpa, a->size, BB_IOMMU_READ, a->attrs, &readable);
-    }
-    if (result == BB_OK) {
-        const struct bb_flat_ *leaf = found.leaf;
-
-        if (leaf == NULL) {
-            result = BB_E_DECODE;
-        } else if (leaf->kind == BB_KIND_RESERVED) {
-            result = BB_E_DECODE;
-        } else if (!writable(leaf) || found.length < a->size ||
-                   ((uintptr_t)found_host(&found) & (a->size - 1)) != 0) {
-            result = BB_E_DEVICE;
-        } else if (modify(a, found_host(&found), old)) {
-            bb_dirty_wrote_(leaf->region, found.offset, a->size);
-        }
-        if (leaf != NULL && (bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_COUNT_) != 0) {
-            bb_tally_(e, leaf->region, true, result); /* relaxed: as in ram_part() */
-        }
-    }
-    if (result != BB_OK) {
-        count_failed(e, true, result);
-    }
-    return result;
-}
-
-int bb_dma_atomic(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
-                  enum bb_endian endian, struct bb_attrs attrs, enum bb_atomic_op op,
-                  uint64_t expected, uint64_t operand, uint64_t *old)
-{
-    struct atomic a = {space, gpa, size, endian, attrs, op, expected, operand};
-    int result = check_value(ctx, space, gpa, size, endian);
-
-    if (result == BB_OK && (size < 4 || (gpa & (size - 1)) != 0)) {
-        result = BB_E_RANGE;
-    }
-    if (result == BB_OK && (old == NULL || (unsigned)op > BB_ATOMIC_COMPARE_EXCHANGE)) {
-        result = BB_E_INVAL;
-    }
-    if (result != BB_OK) {
-        return result;
-    }
-    struct bb_ectx_ *e = bb_ectx_(ctx);
-    if (ctx->callback_depth > 0) {
-        if (e->chain.ordered > 0) {
-            bb_count_(e, nested_refused);
-            return BB_E_DEVICE;
-        }
-        bb_section_enter_(ctx);
-        result = atomic_here(e, &a, old);
-        bb_section_leave_(ctx);
-        return result;
-    }
-    if (!bb_section_active_(ctx)) {
-        bool open;
-
-        bb_section_enter_outermost_(ctx);
-        open = bb_load_acquire(&e->mem.map->gate) == 0; /* as in move_fast() */
-        if (BB_LIKELY(open)) {
-            result = atomic_here(e, &a, old);
-        }
-        bb_section_leave_outermost_(ctx);
-        if (BB_LIKELY(open)) {
-            if (BB_UNLIKELY(ctx->epilogue != 0)) {
-                bb_chain_finish_(e);
-            }
-            return result;
-        }
-    }
-    if (!bb_gate_enter_(e)) {
-        return BB_E_CONTEXT;
-    }
-    bb_section_enter_(ctx);
-    result = atomic_here(e, &a, old);
-    bb_section_leave_(ctx);
-    bb_chain_finish_(e);
-    bb_gate_leave_(e);
-    return result;
 }

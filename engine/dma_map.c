@@ -18,8 +18,7 @@
  */
 #include <inttypes.h>
 
-#include "dma.h"
-#include "engine_internal.h"
+#include "dma_internal.h"
 
 #define MAP_BYTES_MAX (UINT64_C(1) << 32)
 
@@ -103,10 +102,10 @@ static int find(struct bb_ectx_ *e, struct bb_dma_mapping *mapping, uint64_t *le
         struct bb_found_ readable;
         result = bb_map_resolve_(&e->mem, mapping->space, mapping->gpa, found.length, BB_IOMMU_READ,
                                  mapping->attrs, &readable);
-        /* Where reads lead somewhere else no address serves both: a bounce buffer does. */
-        if (result == BB_OK && (readable.leaf != found.leaf || readable.offset != found.offset)) {
+        if (result == BB_OK) {
             found.length = found.length < readable.length ? found.length : readable.length;
-            direct = false;
+            /* Where reads lead somewhere else no address serves both: a bounce buffer does. */
+            direct = direct && readable.leaf == found.leaf && readable.offset == found.offset;
         }
     }
     if (result == BB_OK && (found.leaf == NULL || found.leaf->kind == BB_KIND_RESERVED)) {
@@ -116,18 +115,14 @@ static int find(struct bb_ectx_ *e, struct bb_dma_mapping *mapping, uint64_t *le
         const struct bb_flat_ *leaf = found.leaf;
 
         *length = found.length;
-        if (direct && leaf->memory && (!write || (leaf->kind == BB_KIND_RAM && !leaf->read_only))) {
+        if (direct && (write ? bb_leaf_writable_(leaf) : leaf->memory)) {
             mapping->region = leaf->region;
             mapping->offset = found.offset;
-            mapping->host = leaf->host + (found.offset - leaf->region_offset);
+            mapping->host = bb_found_host_(&found);
             mapping->side = bb_pins_get_(leaf->region->pins);
         }
-    } else if (result != BB_E_DECODE) {
-        bb_count_(e, refused);
-    } else if (read) {
-        bb_count_(e, unassigned_reads);
     } else {
-        bb_count_(e, unassigned_writes);
+        bb_dma_failed_(e, !read, result);
     }
     bb_section_leave_(ctx);
     return result;
