@@ -15,6 +15,7 @@
 
 #include "../devices/intc/ioapic.h"
 #include "boot.h"
+#include "counts.h"
 #include "stop.h"
 #include "storm.h"
 
@@ -70,9 +71,10 @@ struct bb_kvm_target {
     struct bb_engine *engine;
     struct bb_space *mmio, *pio;
     struct bb_ioapic *ioapic;
-    struct bb_stop *stop; /* how a vCPU asks for the end */
-    bool pin;             /* each vCPU's thread on a processor of its own, counted round */
-    bool bare;            /* MMIO is answered by bb_storm_bare_mmio() and not by the engine */
+    struct bb_stop *stop;     /* how a vCPU asks for the end */
+    struct bb_counts *counts; /* where vCPUs leave their counts at the end; NULL: nowhere */
+    bool pin;                 /* each vCPU's thread on a processor of its own, counted round */
+    bool bare;                /* MMIO is answered by bb_storm_bare_mmio() and not by the engine */
 };
 
 /*

@@ -211,6 +211,7 @@ static void *vcpu_thread(void *arg)
     err.code = rc;
     if (pass_gate(vcpu->kvm, &err)) {
         run_loop(vcpu);
+        bb_counts_take(vcpu->kvm->target.counts, vcpu->ctx, vcpu->index, name);
     }
     if (rc == BB_OK) {
         bb_ctx_detach(vcpu->ctx, NULL);

@@ -347,6 +347,7 @@ static int add_engine(struct bb_machine *m, struct bb_error *err)
         .lock_mode = m->config.lock_mode,
         .clock_mode = BB_CLOCK_HOST,
         .msi_sink = m->config.msi_sink,
+        .count_accesses = m->config.count_accesses,
     };
     struct bb_space_config mmio = {.name = "memory", .kind = BB_SPACE_MMIO};
     struct bb_space_config pio = {.name = "ports", .kind = BB_SPACE_PIO};

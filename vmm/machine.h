@@ -22,6 +22,7 @@ struct bb_machine_config {
     unsigned vcpus;
     uint64_t memory_bytes;
     enum bb_lock_mode lock_mode;
+    bool count_accesses; /* by region: bb_engine_count_accesses() */
     struct bb_msi_sink msi_sink;
     struct bb_ioapic_routes routes; /* install NULL: entries take effect at once */
     struct bb_stop *stop;           /* where power-off, reset and debug exit go */

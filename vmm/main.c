@@ -31,6 +31,7 @@ enum {
     KEY_SERIAL,
     KEY_CPU,
     KEY_JSON,
+    KEY_COUNT,
     KEY_READS,
     KEY_SECONDS,
     KEY_HELP,
@@ -54,6 +55,8 @@ static const struct argp_option run_options[] = {
      2},
     {"serial", KEY_SERIAL, "WHERE", 0, "stdio (the default), file:PATH or none", 3},
     {"json", KEY_JSON, 0, 0, "Report in JSON on stdout; a serial port on stdio goes to stderr", 3},
+    {"count-accesses", KEY_COUNT, 0, 0,
+     "Report at the end what each vCPU accessed, by region; accesses take a slower path", 3},
     {"reads", KEY_READS, "N", 0, "Reads of each vCPU in each phase of the storm", 4},
     {"seconds", KEY_SECONDS, "N", 0, "End the run after N seconds, with status 124", 4},
     {"help", KEY_HELP, 0, 0, "Show this text", -1},
@@ -67,6 +70,7 @@ static const char run_doc[] =
     "  busbar run                                     the storm on 2 vCPUs\n"
     "  busbar run --vcpus 32 --lock big               the same work under one big lock\n"
     "  busbar run --cpu threads --vcpus 8 --json      without KVM, report in JSON\n"
+    "  busbar run --vcpus 4 --count-accesses          what each vCPU did with each device\n"
     "  busbar run --kernel hpet_read_test.elf --vcpus 8\n"
     "  busbar run --kernel bzImage --initrd initrd.gz --append 'console=ttyS0' --memory 1G\n"
     "\n"
@@ -258,6 +262,9 @@ static error_t parse_run(int key, char *arg, struct argp_state *state)
         break;
     case KEY_JSON:
         options->json = true;
+        break;
+    case KEY_COUNT:
+        options->count_accesses = true;
         break;
     case KEY_READS:
         options->reads = parse_number("--reads", arg, 1, UINT32_MAX);

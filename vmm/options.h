@@ -28,8 +28,9 @@ struct bb_options {
     struct bb_serial_config serial;
     enum bb_cpu_kind cpu;
     bool json;
-    uint64_t reads;   /* of the storm, per vCPU and phase; 0: its default */
-    unsigned seconds; /* 0: no limit; else the run is ended after that */
+    bool count_accesses; /* report accesses by region and vCPU */
+    uint64_t reads;      /* of the storm, per vCPU and phase; 0: its default */
+    unsigned seconds;    /* 0: no limit; else the run is ended after that */
 };
 
 #endif

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <time.h>
@@ -76,6 +77,7 @@ struct kernel_run {
     struct bb_kvm *kvm;
     struct bb_machine *machine;
     struct bb_serial *serial;
+    struct bb_counts counts; /* where they are asked for */
     struct bb_run_outcome outcome;
     uint64_t serial_dropped;
 };
@@ -116,6 +118,7 @@ static int prepare(struct kernel_run *r, struct bb_error *err)
         .vcpus = options->vcpus,
         .memory_bytes = options->memory_bytes,
         .lock_mode = options->lock_mode,
+        .count_accesses = options->count_accesses,
         .msi_sink = bb_kvm_msi_sink(r->kvm),
         .routes = bb_kvm_ioapic_routes(r->kvm),
         .stop = &r->stop,
@@ -155,7 +158,10 @@ static int execute(struct kernel_run *r, int signal_fd, struct bb_error *err)
         .pio = r->machine->pio,
         .ioapic = r->machine->ioapic,
         .stop = &r->stop,
+        .counts = r->options->count_accesses ? &r->counts : NULL,
     };
+    r->counts.spaces[0] = r->machine->mmio;
+    r->counts.spaces[1] = r->machine->pio;
     int rc = bb_serial_start(r->serial, &hooks, err);
     if (rc != BB_OK) {
         return rc;
@@ -201,6 +207,30 @@ static const char *lock_name(enum bb_lock_mode mode)
     return names[mode];
 }
 
+/* NULL without memory. */
+static json_t *counts_json(const struct bb_counts *counts)
+{
+    json_t *regions = json_array();
+
+    for (size_t i = 0; i < counts->count; i++) {
+        const struct bb_counts_row *row = &counts->row[i];
+        json_t *vcpus = json_array();
+
+        for (unsigned n = 0; n < counts->vcpus; n++) {
+            const struct bb_region_counts *c = &row->vcpu[n];
+            if (c->reads + c->writes + c->refused != 0) {
+                json_array_append_new(vcpus, json_pack("{s:i, s:I, s:I, s:I}", "vcpu", (int)n,
+                                                       "reads", (json_int_t)c->reads, "writes",
+                                                       (json_int_t)c->writes, "refused",
+                                                       (json_int_t)c->refused));
+            }
+        }
+        json_array_append_new(regions, json_pack("{s:s, s:s, s:o}", "region", row->region, "device",
+                                                 row->device, "vcpus", vcpus));
+    }
+    return regions;
+}
+
 static void print_json(const struct kernel_run *r)
 {
     const struct bb_run_outcome *o = &r->outcome;
@@ -217,6 +247,9 @@ static void print_json(const struct kernel_run *r)
     if (report == NULL) {
         fprintf(stderr, "busbar: no JSON: the kernel's name is no UTF-8\n");
         return;
+    }
+    if (r->options->count_accesses) {
+        json_object_set_new(report, "accesses", counts_json(&r->counts));
     }
     json_dumpf(report, stdout, JSON_INDENT(2));
     fputc('\n', stdout);
@@ -245,23 +278,25 @@ static int run_kernel(const struct bb_options *options, int signal_fd)
     if (rc != BB_OK) {
         return fail(&err);
     }
+    bb_counts_init(&r.counts, options->vcpus);
     rc = prepare(&r, &err);
     if (rc == BB_OK) {
         rc = execute(&r, signal_fd, &err);
     }
     int apart = take_apart(&r, rc == BB_OK ? &err : NULL);
     bb_stop_fini(&r.stop);
-    if (rc != BB_OK) {
-        return fail(&err);
-    }
-    if (apart != BB_OK) {
+    if (rc != BB_OK || apart != BB_OK) {
+        bb_counts_fini(&r.counts);
         fprintf(stderr, "busbar: %s\n", err.text);
-        return BB_EXIT_FAILED;
+        return rc != BB_OK ? BB_EXIT_USAGE : BB_EXIT_FAILED;
     }
     say_reason(&r);
     if (options->json) {
         print_json(&r);
+    } else if (options->count_accesses) {
+        bb_counts_print(stdout, &r.counts);
     }
+    bb_counts_fini(&r.counts);
     return (int)r.outcome.status;
 }
 
@@ -279,6 +314,42 @@ static bool choose_threads(const struct bb_options *options)
     return true;
 }
 
+/* The storm's own object, and what was counted in it. */
+static void print_storm_json(const struct bb_storm_results *results, const struct bb_counts *counts)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *stream = open_memstream(&text, &bytes);
+
+    if (stream == NULL) {
+        fprintf(stderr, "busbar: no memory for the report\n");
+        return;
+    }
+    bb_storm_print_json(stream, results);
+    fclose(stream);
+    json_t *report = json_loads(text, 0, NULL);
+    json_object_set_new(report, "accesses", counts_json(counts));
+    json_dumpf(report, stdout, JSON_COMPACT);
+    fputc('\n', stdout);
+    json_decref(report);
+    free(text);
+}
+
+static void print_storm(const struct bb_options *options, const struct bb_storm_results *results,
+                        const struct bb_counts *counts)
+{
+    if (options->json && options->count_accesses) {
+        print_storm_json(results, counts);
+    } else if (options->json) {
+        bb_storm_print_json(stdout, results);
+    } else {
+        bb_storm_print_table(stdout, results);
+        if (options->count_accesses) {
+            bb_counts_print(stdout, counts);
+        }
+    }
+}
+
 static int run_storm(const struct bb_options *options, int signal_fd)
 {
     bool threads = choose_threads(options);
@@ -292,19 +363,21 @@ static int run_storm(const struct bb_options *options, int signal_fd)
     };
     struct bb_storm_results results;
     struct bb_run_outcome outcome;
+    struct bb_counts counts;
     struct bb_error err = {0};
 
+    bb_counts_init(&counts, options->vcpus);
+    run.counts = run.params.counts = options->count_accesses ? &counts : NULL;
     if (options->reads != 0) {
         run.params.reads = run.params.torture_reads = run.params.noisy_reads = options->reads;
     }
     int rc = bb_storm_run(&run, signal_fd, &results, &outcome, &err);
+    if (rc == BB_OK) {
+        print_storm(options, &results, &counts);
+    }
+    bb_counts_fini(&counts);
     if (rc != BB_OK) {
         return fail(&err);
-    }
-    if (options->json) {
-        bb_storm_print_json(stdout, &results);
-    } else {
-        bb_storm_print_table(stdout, &results);
     }
     switch (outcome.reason) {
     case BB_STOP_SIGNAL:

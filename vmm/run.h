@@ -29,9 +29,10 @@ struct bb_storm_run {
     struct bb_storm_params params; /* tsc_khz is filled in by the run */
     uint64_t memory_bytes;         /* 0: what the storm needs */
     enum bb_lock_mode lock_mode;
-    bool threads;     /* on host threads, without KVM */
-    bool bare;        /* in a guest whose MMIO is answered without the engine: the limit */
-    unsigned seconds; /* 0: no limit */
+    struct bb_counts *counts; /* to be filled; NULL: accesses are not counted */
+    bool threads;             /* on host threads, without KVM */
+    bool bare;                /* in a guest whose MMIO is answered without the engine: the limit */
+    unsigned seconds;         /* 0: no limit */
     const struct bb_serial_config *serial; /* its file is made, though the storm prints nothing */
 };
 

@@ -35,6 +35,7 @@ static int create_machine(const struct bb_storm_run *run, struct bb_machine_conf
     config->vcpus = run->params.vcpus;
     config->memory_bytes = memory_bytes(run);
     config->lock_mode = run->lock_mode;
+    config->count_accesses = run->counts != NULL;
     int rc = bb_machine_create(config, machine, err);
     if (rc != BB_OK) {
         return rc;
@@ -45,6 +46,10 @@ static int create_machine(const struct bb_storm_run *run, struct bb_machine_conf
         return rc;
     }
     bb_machine_adopt(*machine, device);
+    if (run->counts != NULL) {
+        run->counts->spaces[0] = (*machine)->mmio;
+        run->counts->spaces[1] = (*machine)->pio;
+    }
     return BB_OK;
 }
 
@@ -114,6 +119,7 @@ static int run_guest(const struct bb_storm_run *run, struct bb_stop *stop, int s
             .pio = machine->pio,
             .ioapic = machine->ioapic,
             .stop = stop,
+            .counts = run->counts,
             .pin = params.pin && params.vcpus <= bb_pin_processors(),
             .bare = run->bare,
         };

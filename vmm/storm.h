@@ -21,6 +21,7 @@
 #define BUSBAR_VMM_STORM_H
 
 #include "../engine/device.h"
+#include "counts.h"
 #include "storm_abi.h"
 
 #include <stdio.h>
@@ -37,7 +38,8 @@ struct bb_storm_params {
     uint64_t publish_every; /* a reader offers its value to the others every so many reads */
     uint64_t timer_rounds;  /* per vCPU */
     bool pin;               /* each vCPU's thread on a processor of its own, if there are enough */
-    uint64_t tsc_khz;       /* of the guest's TSC, from KVM_GET_TSC_KHZ; 0: the host's, measured */
+    struct bb_counts *counts; /* host threads leave their counts there at the end; NULL: nowhere */
+    uint64_t tsc_khz; /* of the guest's TSC, from KVM_GET_TSC_KHZ; 0: the host's, measured */
 };
 
 /*

@@ -107,6 +107,7 @@ void storm_fail(struct storm_cpu *cpu, uint32_t failure, uint64_t detail)
 struct thread {
     struct storm_cpu cpu;
     struct bb_engine *engine;
+    struct bb_counts *counts;
     pthread_t thread;
 };
 
@@ -125,6 +126,7 @@ static void *thread_main(void *opaque)
         cpu->inbox_base[route] = inbox_count(cpu, (enum storm_route)route);
     }
     storm_phases_run(cpu);
+    bb_counts_take(thread->counts, cpu->ctx, cpu->index, name);
     bb_ctx_detach(cpu->ctx, NULL);
     return NULL;
 }
@@ -203,6 +205,7 @@ int bb_storm_run_threads(struct bb_engine *engine, struct bb_space *mmio,
     storm_control_init(run.control, params, tsc_khz);
     for (unsigned i = 0; i < params->vcpus; i++) {
         run.threads[i].engine = engine;
+        run.threads[i].counts = params->counts;
         run.threads[i].cpu = (struct storm_cpu){.control = run.control,
                                                 .self = &run.vcpus[i],
                                                 .index = i,

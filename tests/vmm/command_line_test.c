@@ -183,9 +183,9 @@ Test(command_line, help_has_examples_and_every_option)
 {
     static const char *const help[] = {"help", NULL};
     static const char *const run_help[] = {"run", "--help", NULL};
-    static const char *const wanted[] = {"--kernel", "--initrd", "--append",   "--vcpus",
-                                         "--memory", "--lock",   "--serial",   "--cpu",
-                                         "--json",   "Examples", "Exit status"};
+    static const char *const wanted[] = {"--kernel", "--initrd", "--append",    "--vcpus",
+                                         "--memory", "--lock",   "--serial",    "--cpu",
+                                         "--json",   "Examples", "Exit status", "--count-accesses"};
     command_run(&result, 20, help);
     cr_assert_eq(result.status, 0);
     cr_assert_not_null(strstr(result.out, "Examples"));
