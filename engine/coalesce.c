@@ -264,7 +264,7 @@ static void make_locked(struct bb_ectx_ *e)
 }
 
 /* The baseline's big lock comes after the mutex: callbacks under it give it back and take it. */
-static void make_unlock(struct bb_ectx_ *e, bool had_big)
+static void make_and_unlock(struct bb_ectx_ *e, bool had_big)
 {
     if (e->engine->lock_mode == BB_LOCK_BIG) {
         bb_big_lock_(e);
@@ -287,7 +287,7 @@ void bb_coalesce_drain_(struct bb_ectx_ *e)
         bb_big_unlock_(e);
     }
     pthread_mutex_lock(&e->engine->coalescer->mutex);
-    make_unlock(e, big);
+    make_and_unlock(e, big);
 }
 
 /* Begins a chain for it alone; invariant 6. */
@@ -310,7 +310,7 @@ void bb_coalesce_try_(struct bb_ectx_ *e)
 {
     alone_begin(e);
     if (pthread_mutex_trylock(&e->engine->coalescer->mutex) == 0) {
-        make_unlock(e, false);
+        make_and_unlock(e, false);
     }
     bb_chain_finish_(e);
 }
