@@ -2,10 +2,10 @@
 /*
  * The engine object: creation and destruction, contexts, statistics.
  *
- * Destruction checks first and destroys after: with a context, a device, a line or a region still
- * there it says which and does nothing. Then its threads are stopped in the order in which they
- * depend on one another (timers, control, completions, reclaim), and the heap shows whether every
- * byte came back.
+ * Destruction checks first and destroys after: with a context, a device, a line, a region, a
+ * mapping, a listener or a dirty log's client still there it says which and does nothing. Then its
+ * threads are stopped in the order in which they depend on one another (timers, control,
+ * completions, reclaim), and the heap shows whether every byte came back.
  */
 #include <string.h>
 #include <unistd.h>
@@ -400,6 +400,16 @@ static int check_map_empty(struct bb_engine *engine, struct bb_error *err)
         return bb_error_set(err, BB_E_STATE,
                             "%s region %s is still there; bb_region_remove_wait() it first",
                             bb_kind_name(kind), name);
+    }
+    if (bb_listeners_left_(map, name)) {
+        return bb_error_set(err, BB_E_STATE,
+                            "listener %s is still there; bb_listener_remove() it first", name);
+    }
+    if (bb_dirty_left_(map, name)) {
+        return bb_error_set(err, BB_E_STATE,
+                            "client %s of dirty logs is still there; bb_dirty_client_destroy() it "
+                            "first",
+                            name);
     }
     return BB_OK;
 }

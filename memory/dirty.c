@@ -597,6 +597,18 @@ int bb_dirty_create_(struct bb_map *map)
     return BB_OK;
 }
 
+bool bb_dirty_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES])
+{
+    /* No lock: who made or destroyed one has detached since. */
+    for (unsigned i = 0; i < BB_DIRTY_CLIENTS_MAX; i++) {
+        if (map->dirty->client[i] != NULL) {
+            bb_name_copy_(name, map->dirty->client[i]->name);
+            return true;
+        }
+    }
+    return false;
+}
+
 void bb_dirty_destroy_(struct bb_map *map)
 {
     struct bb_dirty_ *dirty = map->dirty;

@@ -291,6 +291,17 @@ void bb_listeners_drop_(struct bb_ctx *ctx, struct bb_told_ *told)
     }
 }
 
+bool bb_listeners_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES])
+{
+    /* No lock: who added or removed one has detached since. */
+    const struct bb_listener *first = map->listeners->first;
+
+    if (first != NULL) {
+        bb_name_copy_(name, first->name);
+    }
+    return first != NULL;
+}
+
 void bb_listeners_settle_(struct bb_ctx *ctx)
 {
     struct bb_mem_ctx_ *mem = bb_mem_ctx_(ctx);

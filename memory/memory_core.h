@@ -125,8 +125,8 @@ struct bb_region {
     uint64_t last_max;        /* to which RAM may grow */
     struct bb_space *root_of; /* the space whose root this is */
     struct bb_region *parent; /* NULL: in no place */
-    uint32_t attached; /* of the edges that lead to it (its place, aliases of it), those from regions
-                          below a space's root; 1 for a root */
+    uint32_t attached;        /* of the edges that lead to it (its place, aliases of it), those from
+                                 regions        below a space's root; 1 for a root */
     uint64_t at;              /* its offset there */
     int priority;
     bool enabled;
@@ -225,9 +225,9 @@ struct bb_node_pool_ {
 };
 
 struct bb_space {
-    uint64_t generation; /* (a) of its newest view; written by commit under the map's lock, before
-                            the root; read by the access path */
-    uint32_t index;      /* immutable from here to name */
+    uint64_t generation;  /* (a) of its newest view; written by commit under the map's lock, before
+                             the root; read by the access path */
+    uint32_t index;       /* immutable from here to name */
     uint32_t hit_offset;  /* of this space's last-hit entries in struct bb_mem_ctx_ */
     uint32_t view_offset; /* of this space's view in struct bb_root_ */
     uint8_t kind;
@@ -493,6 +493,13 @@ int bb_leaf_read_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offs
                   unsigned size, struct bb_attrs attrs);
 int bb_leaf_write_(struct bb_ctx *ctx, const struct bb_flat_ *leaf, uint64_t offset,
                    const void *bytes, unsigned size, struct bb_attrs attrs);
+
+/*
+ * For the engine's end, when no context is left but its own: whether a listener, a client of dirty
+ * logs, is there; its name goes to `name`.
+ */
+bool bb_listeners_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES]);
+bool bb_dirty_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES]);
 
 /* listener.c: tells what commits made in callbacks have left untold. With nothing held. */
 void bb_listeners_settle_(struct bb_ctx *ctx);

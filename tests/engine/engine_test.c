@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "../../engine/dma.h"
+#include "../../memory/dirty.h"
+#include "../../memory/listener.h"
 
 TestSuite(engine, .timeout = 60);
 
@@ -133,6 +135,27 @@ Test(engine, destruction_names_regions_of_every_kind_and_mappings)
     cr_assert_eq(bb_region_remove(machine.ctx, machine.ram, NULL, NULL, NULL), BB_OK);
     check_left(&machine, "1 mapping"); /* would wait for ever for its removal */
     cr_assert_eq(bb_dma_unmap(machine.ctx, mapping, 0), BB_OK);
+    cr_assert_eq(bb_ctx_detach(machine.ctx, NULL), BB_OK);
+    cr_assert_eq(bb_engine_destroy(machine.engine, NULL), BB_OK);
+}
+
+Test(engine, destruction_names_listeners_and_clients_of_dirty_logs)
+{
+    static const struct bb_listener_ops ops = {0};
+    struct bb_listener_config config = {.name = "left-ear", .ops = &ops};
+    struct machine machine;
+    struct bb_listener *listener;
+    struct bb_dirty_client *client;
+
+    machine_make(&machine, NULL);
+    config.space = machine.mmio;
+    cr_assert_eq(bb_listener_add(machine.ctx, &config, &listener, NULL), BB_OK);
+    cr_assert_eq(bb_dirty_client_create(machine.ctx, "left-log", &client, NULL), BB_OK);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, machine.ram, NULL), BB_OK);
+    check_left(&machine, "left-ear");
+    cr_assert_eq(bb_listener_remove(machine.ctx, listener, NULL), BB_OK);
+    check_left(&machine, "left-log");
+    cr_assert_eq(bb_dirty_client_destroy(machine.ctx, client, NULL), BB_OK);
     cr_assert_eq(bb_ctx_detach(machine.ctx, NULL), BB_OK);
     cr_assert_eq(bb_engine_destroy(machine.engine, NULL), BB_OK);
 }
