@@ -82,10 +82,11 @@ BB_API int bb_engine_create(const struct bb_engine_config *config, struct bb_eng
 /*
  * Destroys an engine. All contexts must be detached; all devices, lines, regions, mappings,
  * listeners and clients of dirty logs gone. The removal of a region that was asked for is waited
- * for. Proves that nothing leaked: every byte of its heap has been given back. Returns BB_OK;
- * BB_E_STATE naming what is still there (one of these, or the bytes), or BB_E_CONTEXT on a thread
- * of the engine's own (in a removal's or a pause's `done`), and then nothing was done. Threads: any
- * without a context of this engine; waits for deferred work.
+ * for. Proves that nothing leaked: every byte of its heap has been given back.
+ * Returns BB_OK; BB_E_STATE naming what is still there (one of these, or the bytes), or
+ * BB_E_CONTEXT on a thread of the engine's own (in a removal's or a pause's `done`), and then
+ * nothing was done.
+ * Threads: any without a context of this engine; waits for deferred work.
  */
 BB_API int bb_engine_destroy(struct bb_engine *engine, struct bb_error *err);
 

@@ -126,7 +126,7 @@ struct bb_region {
     struct bb_space *root_of; /* the space whose root this is */
     struct bb_region *parent; /* NULL: in no place */
     uint32_t attached;        /* of the edges that lead to it (its place, aliases of it), those from
-                                 regions        below a space's root; 1 for a root */
+                                 regions below a space's root; 1 for a root */
     uint64_t at;              /* its offset there */
     int priority;
     bool enabled;
