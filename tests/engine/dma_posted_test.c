@@ -6,8 +6,11 @@
 #include "fixture.h"
 
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "../../engine/dma.h"
+#include "../../memory/doorbell.h"
 
 enum { BIG = 256 << 10 };
 #define BIG_GPA UINT64_C(0x40000000)
@@ -394,6 +397,55 @@ Test(dma_posted, what_a_posted_bulk_write_causes_comes_before_what_was_posted_af
     mmio_write(&machine, a.gpa, 4, 1);
     cr_assert_str_eq(trace, "bbccm", "%s", trace);
     drop();
+}
+
+/* A doorbell of b, which is a device that is locked, is no callback of it. */
+static int bell;
+static uint64_t rung_in_callback;
+
+static uint64_t rung(void)
+{
+    uint64_t count = 0;
+
+    return read(bell, &count, sizeof(count)) == sizeof(count) ? count : 0;
+}
+
+static int ring_b(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                  uint64_t value)
+{
+    (void)probe;
+    (void)offset;
+    (void)size;
+    if (value == 2) {
+        cr_assert_eq(bb_dma_store(ctx, machine.mmio, b.gpa, 4, BB_LITTLE_ENDIAN, nobody, 1), BB_OK);
+        cr_assert_eq(b_count, 0, "posted");
+    }
+    cr_assert_eq(bb_dma_store(ctx, machine.mmio, b.gpa + 16, 4, BB_LITTLE_ENDIAN, nobody, 1),
+                 BB_OK);
+    rung_in_callback = rung();
+    return BB_OK;
+}
+
+Test(dma_posted, a_doorbell_is_rung_at_once_and_behind_a_posted_write_in_its_turn)
+{
+    struct bb_txn *txn;
+
+    bell = eventfd(0, EFD_NONBLOCK);
+    struct bb_doorbell doorbell = {.offset = 16, .size = 4, .fd = bell};
+
+    make(BB_CLASS_DEVICE_LOCK, BB_CLASS_DEVICE_LOCK, ring_b);
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+    cr_assert_eq(bb_txn_doorbell_add(txn, b.region, &doorbell, NULL), BB_OK);
+    cr_assert_eq(bb_txn_commit(txn, NULL), BB_OK);
+    mmio_write(&machine, a.gpa, 4, 1);
+    cr_assert_eq(rung_in_callback, 1);
+    cr_assert_eq(bb_engine_stats(machine.ctx).effects_posted, 0);
+    mmio_write(&machine, a.gpa, 4, 2);
+    cr_assert_eq(rung_in_callback, 0);
+    cr_assert_eq(rung(), 1);
+    cr_assert_eq(b_count, 1, "the doorbell itself ran no callback");
+    drop();
+    close(bell);
 }
 
 /* --- Bounds -------------------------------------------------------------------------------------

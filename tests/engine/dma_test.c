@@ -305,6 +305,30 @@ Test(dma, memory_that_is_read_only_refuses_writes_and_keeps_what_it_has)
     cr_assert_eq(bb_region_remove_wait(machine.ctx, rom, NULL), BB_OK);
 }
 
+Test(dma, ram_refuses_writes_where_it_is_seen_through_a_read_only_alias)
+{
+    struct bb_alias_config config = {
+        .name = "alias", .target = machine.ram, .size_bytes = 0x1000, .read_only = true};
+    struct bb_region *alias;
+    uint64_t value = 0;
+
+    cr_assert_eq(bb_alias_create(machine.ctx, &config, &alias, NULL), BB_OK);
+    cr_assert_eq(bb_space_map(machine.ctx, machine.mmio, 0x100000, alias, NULL), BB_OK);
+    cr_assert_eq(bb_dma_store(machine.ctx, machine.mmio, 0x10, 4, BB_LITTLE_ENDIAN, nobody, 9),
+                 BB_OK);
+    cr_assert_eq(bb_dma_store(machine.ctx, machine.mmio, 0x100010, 4, BB_LITTLE_ENDIAN, nobody, 1),
+                 BB_E_DEVICE);
+    cr_assert_eq(write_at(0x100010, "abcd", 4, NULL), BB_E_DEVICE);
+    cr_assert_eq(bb_dma_atomic(machine.ctx, machine.mmio, 0x100010, 4, BB_LITTLE_ENDIAN, nobody,
+                               BB_ATOMIC_ADD, 0, 1, &value),
+                 BB_E_DEVICE);
+    cr_assert_eq(
+        bb_dma_load(machine.ctx, machine.mmio, 0x100010, 4, BB_LITTLE_ENDIAN, nobody, &value),
+        BB_OK);
+    cr_assert_eq(value, 9);
+    cr_assert_eq(bb_region_remove_wait(machine.ctx, alias, NULL), BB_OK);
+}
+
 Test(dma, a_rom_device_is_read_as_memory_and_written_by_its_callback)
 {
     struct bb_region_config config = {.rom_device = true};
@@ -727,6 +751,35 @@ Test(dma, a_pause_waits_for_a_copy_in_flight_to_its_last_byte)
     cr_assert_eq(worker_result, BB_OK);
     cr_assert_eq(worker_done, DEVICE_BYTES);
     probe_drop(&slow);
+}
+
+Test(dma, the_baselines_and_an_engine_that_counts_do_all_of_it_too)
+{
+    for (unsigned mode = BB_LOCK_FREE; mode <= BB_LOCK_BIG; mode++) {
+        struct bb_engine_config config = {.lock_mode = (enum bb_lock_mode)mode,
+                                          .count_accesses = true};
+        uint8_t from[64], into[64];
+        uint64_t value = 0;
+        size_t done = 0;
+
+        machine_drop(&machine);
+        machine_make(&machine, &config);
+        bank_make(&plain);
+        pattern(from, sizeof(from), mode);
+        cr_assert_eq(write_at(RAM_BYTES - 30, from, 64, &done), BB_OK);
+        cr_assert_eq(done, 64);
+        cr_assert_eq(read_at(RAM_BYTES - 30, into, 64, &done), BB_OK);
+        cr_assert_eq(memcmp(from, into, 64), 0);
+        cr_assert_eq(bb_dma_store(machine.ctx, machine.mmio, 8, 8, BB_BIG_ENDIAN, nobody, 41),
+                     BB_OK);
+        cr_assert_eq(bb_dma_atomic(machine.ctx, machine.mmio, 8, 8, BB_BIG_ENDIAN, nobody,
+                                   BB_ATOMIC_ADD, 0, 1, &value),
+                     BB_OK);
+        cr_assert_eq(bb_dma_load(machine.ctx, machine.mmio, 8, 8, BB_BIG_ENDIAN, nobody, &value),
+                     BB_OK);
+        cr_assert_eq(value, 42);
+        probe_drop(&bank.probe);
+    }
 }
 
 static void write_ram(struct bb_ctx *ctx, void *arg)
