@@ -102,9 +102,11 @@ BB_API int bb_device_iommu_create(struct bb_ctx *ctx, struct bb_device *device,
 
 /*
  * Gives a region that belongs to no device (a container, an alias, RAM, a reserved one) to
- * `device`: it is removed along with it. Returns BB_OK; BB_E_EXIST where it has an owner;
- * BB_E_INVAL for a space's root; BB_E_STATE where either is being removed; BB_E_NOMEM. Threads: the
- * context's own; takes the engine's table lock.
+ * `device`: it is removed along with it, and can be removed before. Accesses and mappings of it are
+ * as before.
+ * Returns BB_OK; BB_E_EXIST where it has an owner; BB_E_INVAL for a space's root or another
+ * engine's; BB_E_STATE where either is being removed; BB_E_NOMEM.
+ * Threads: the context's own; takes the engine's table lock.
  */
 BB_API int bb_device_adopt(struct bb_ctx *ctx, struct bb_device *device, struct bb_region *region,
                            struct bb_error *err);
@@ -112,9 +114,12 @@ BB_API int bb_device_adopt(struct bb_ctx *ctx, struct bb_device *device, struct 
 /*
  * Removes one region of any kind: takes it out of the map at once; when no callback of it runs or
  * will run, and no mapping of its memory is left, it is freed and `done` (may be NULL) is called on
- * bb-complete, in no order with others. Returns BB_OK; BB_E_STATE where it is being removed
- * already. Threads: the context's own, also in callbacks of the region itself; never waits for a
- * callback. Lifetime: a callback may still run on return, never once `done` is called.
+ * bb-complete, in no order with others.
+ * Returns BB_OK; BB_E_STATE where it is being removed already; BB_E_INVAL for a space's root or
+ * another engine's; BB_E_NOMEM; on errors it is as it was.
+ * Threads: the context's own, also in callbacks of the region itself; never waits for a callback.
+ * Where deferred memory is over its bound it waits for read sections, as a commit does.
+ * Lifetime: a callback may still run on return, never once `done` is called.
  */
 BB_API int bb_region_remove(struct bb_ctx *ctx, struct bb_region *region,
                             void (*done)(void *opaque), void *opaque, struct bb_error *err);
