@@ -8,6 +8,7 @@
 
 #include "../../memory/doorbell.h"
 
+TestSuite(coalesce_memory, .timeout = 60);
 TestSuite(coalesce, .init = world_setup, .fini = world_drop, .timeout = 120);
 
 /* --- When they are made
@@ -310,6 +311,67 @@ Test(coalesce, a_range_that_makes_no_sense_is_refused_with_what_would)
     cr_assert_eq(try_range(NULL, 0, 4, true, &err), BB_E_INVAL);
     cr_assert_eq(bb_txn_coalesce(NULL, target.probe.region, 0, 4, &err), BB_E_INVAL);
     probe_drop(&sleepy);
+}
+
+static uint32_t allocs_left = UINT32_MAX; /* (a) engine threads allocate too */
+
+static void *some_alloc(void *opaque, size_t bytes, size_t align)
+{
+    (void)opaque;
+    /* Relaxed: a count. */
+    if (bb_load_relaxed(&allocs_left) != UINT32_MAX &&
+        (int32_t)bb_fetch_add_relaxed(&allocs_left, UINT32_MAX) <= 0) {
+        return NULL;
+    }
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void plain_free(void *opaque, void *memory, size_t bytes)
+{
+    (void)opaque;
+    (void)bytes;
+    free(memory);
+}
+
+/* The transaction fails at its first allocation, its second, ..., and is whole when none is left
+ * to fail at. */
+Test(coalesce_memory, that_runs_out_leaves_doorbells_and_ranges_as_they_were)
+{
+    struct bb_allocator allocator = {some_alloc, plain_free, NULL};
+    struct bb_engine_config config = {.allocator = &allocator};
+    struct bb_doorbell bell = {.offset = 0x20, .size = 4, .fd = eventfd(0, EFD_NONBLOCK)};
+    struct probe probe = {.write = note};
+    int result = BB_E_NOMEM;
+    uint32_t fails = 0;
+
+    machine_make(&machine, &config);
+    probe_make(&machine, &probe, "probe", 0, BB_CLASS_DEVICE_LOCK);
+    change_range(probe.region, 0x40, 4, true);
+    for (; result != BB_OK; fails++) {
+        struct bb_txn *txn;
+
+        cr_assert_lt(fails, 1000);
+        cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+        cr_assert_eq(bb_txn_coalesce(txn, probe.region, 0x10, 4, NULL), BB_OK);
+        cr_assert_eq(bb_txn_doorbell_add(txn, probe.region, &bell, NULL), BB_OK);
+        cr_assert_eq(bb_txn_uncoalesce(txn, probe.region, 0x40, 4, NULL), BB_OK);
+        bb_store_relaxed(&allocs_left, fails);
+        result = bb_txn_commit(txn, NULL);
+        bb_store_relaxed(&allocs_left, UINT32_MAX);
+        cr_assert(result == BB_OK || result == BB_E_NOMEM, "%d", result);
+        made_count = 0;
+        mmio_write(&machine, probe.gpa + 0x40, 4, 1);
+        mmio_write(&machine, probe.gpa + 0x20, 4, 2);
+        mmio_write(&machine, probe.gpa + 0x10, 4, 3);
+        cr_assert_eq(made_count, result == BB_OK ? 1 : 3);
+        cr_assert_eq(bb_engine_stats(machine.ctx).coalesced, fails + 1);
+        cr_assert_eq(bb_engine_stats(machine.ctx).doorbells_rung, result == BB_OK ? 1 : 0);
+        cr_assert_eq(bb_coalesced_flush(machine.ctx), BB_OK);
+    }
+    cr_assert_gt(fails, 3);
+    probe_drop(&probe);
+    machine_drop(&machine);
+    close(bell.fd);
 }
 
 /* --- Order --------------------------------------------------------------------------------------
