@@ -5,6 +5,7 @@
  */
 #include "fixture.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "../../engine/dma.h"
