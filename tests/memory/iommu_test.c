@@ -879,6 +879,107 @@ Test(memory_iommu, a_notifier_may_remove_itself)
     flag_wait(&done);
 }
 
+enum { TELLERS = 2, HEARERS = 6, HEARER_ALIVE = 0x600d };
+
+/* A notifier's owner: gone as soon as its removal has said so. */
+struct hearer {
+    struct bb_iommu_notifier *notifier;
+    uint32_t alive; /* (a) */
+    uint32_t gone;  /* (a) */
+    uint32_t heard; /* (a) */
+};
+
+static uint32_t tellers_stop; /* (a) */
+static uint32_t heard_late;   /* (a) */
+
+static void hear(struct hearer *hearer)
+{
+    if (bb_load_relaxed(&hearer->alive) != HEARER_ALIVE) { /* written when no call can run */
+        bb_store_relaxed(&heard_late, 1);                  /* looked at in the end */
+    }
+    (void)bb_fetch_add_relaxed(&hearer->heard, 1); /* a counter */
+}
+
+static void hearer_unmapped(struct bb_ctx *ctx, void *opaque, bb_gpa_t first, bb_gpa_t last)
+{
+    (void)ctx, (void)first, (void)last;
+    hear(opaque);
+}
+
+static void hearer_mapped(struct bb_ctx *ctx, void *opaque, const struct bb_iommu_entry *entry)
+{
+    (void)ctx, (void)entry;
+    hear(opaque);
+}
+
+static void hearer_gone(void *opaque)
+{
+    struct hearer *hearer = opaque;
+
+    bb_store_relaxed(&hearer->alive, 0);
+    bb_store_release(&hearer->gone, 1); /* pairs with the test's load */
+}
+
+static void *tell(void *opaque)
+{
+    struct bb_ctx *ctx = fixture_attach(&fixture, "teller");
+    struct bb_iommu_entry entry = {memory, 0x1000, 0, 12, RW};
+    bool ok = ctx != NULL;
+
+    (void)opaque;
+    while (ok && bb_load_acquire(&tellers_stop) == 0) { /* pairs with the test's store */
+        ok = bb_iommu_invalidate(ctx, unit.region, 0, 0x1fff, NULL, NULL, NULL) == BB_OK &&
+             bb_iommu_announce(ctx, unit.region, &entry, NULL) == BB_OK;
+    }
+    if (ctx != NULL) {
+        ok &= bb_ctx_detach_(ctx, NULL) == BB_OK;
+    }
+    return ok ? NULL : &heard_late;
+}
+
+Test(memory_iommu, notifiers_come_and_go_while_they_are_called, .timeout = 300)
+{
+    static struct hearer hearer[HEARERS];
+    pthread_t thread[TELLERS];
+    uint64_t heard = 0, rounds = 0;
+    bool failed = false;
+
+    for (unsigned i = 0; i < TELLERS; i++) {
+        cr_assert_eq(pthread_create(&thread[i], NULL, tell, NULL), 0);
+    }
+    for (unsigned i = 0; i < HEARERS; i++) {
+        hearer[i].gone = 1;
+    }
+    for (uint64_t until = test_now_ns() + test_stress_ns(); test_now_ns() < until; rounds++) {
+        struct hearer *one = &hearer[rounds % HEARERS];
+        struct bb_iommu_notifier_config config = {0x800, 0x17ff, hearer_unmapped, hearer_mapped,
+                                                  one};
+
+        if (one->notifier != NULL) {
+            cr_assert_eq(
+                bb_iommu_notifier_remove(fixture.ctx, one->notifier, hearer_gone, one, NULL),
+                BB_OK);
+            one->notifier = NULL;
+            continue;
+        }
+        flag_wait(&one->gone); /* pairs with hearer_gone() */
+        heard += one->heard;
+        *one = (struct hearer){.alive = HEARER_ALIVE};
+        cr_assert_eq(bb_iommu_notifier_add(fixture.ctx, unit.region, &config, &one->notifier, NULL),
+                     BB_OK);
+    }
+    bb_store_release(&tellers_stop, 1); /* pairs with tell() */
+    for (unsigned i = 0; i < TELLERS; i++) {
+        void *result;
+
+        pthread_join(thread[i], &result);
+        failed |= result != NULL;
+    }
+    cr_assert(!failed);
+    cr_assert_eq(heard_late, 0, "a notifier was called after it was gone");
+    cr_assert(rounds > 100 && heard > 0, "%" PRIu64 " rounds, %" PRIu64 " heard", rounds, heard);
+}
+
 /* --- Misuse -------------------------------------------------------------------------------------
  */
 
