@@ -261,7 +261,8 @@ static int nested_part(struct access *a, struct part *p)
             return post_write(a, p);
         }
         result = touch(a, p);
-        if (!a->write) {
+        /* What is posted to memory that is read-only will be refused. */
+        if (!a->write && p->leaf->kind == BB_KIND_RAM && !p->leaf->read_only) {
             bb_chain_forward_bytes_(e, a->space, p->gpa, p->translated ? &a->attrs : NULL, p->bytes,
                                     p->size);
         }

@@ -80,6 +80,43 @@ Test(posted, a_write_that_leads_back_to_its_poster_by_the_time_it_is_made_is_ref
     probe_drop(&poster);
 }
 
+/* Writes to the target, which is posted, and behind that to memory, which it reads then. */
+static int write_and_read(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                          uint64_t value)
+{
+    (void)offset;
+    (void)size;
+    cr_assert_eq(bb_mmio_write(ctx, machine.mmio, target.probe.gpa, 4, value), BB_OK);
+    cr_assert_eq(bb_mmio_write(ctx, machine.mmio, 0x200, 4, value), BB_OK);
+    return bb_mmio_read(ctx, machine.mmio, 0x200, 4, probe->arg);
+}
+
+static void set_read_only(bool read_only)
+{
+    struct bb_txn *txn;
+
+    cr_assert_eq(bb_txn_begin(machine.ctx, &txn, NULL), BB_OK);
+    cr_assert_eq(bb_txn_read_only(txn, machine.ram, read_only, NULL), BB_OK);
+    cr_assert_eq(bb_txn_commit(txn, NULL), BB_OK);
+}
+
+Test(posted, memory_is_read_as_the_chain_leaves_it_and_read_only_memory_as_it_is)
+{
+    uint64_t seen = 0;
+
+    mmio_write(&machine, 0x200, 4, 0x1111);
+    other.write = write_and_read;
+    other.arg = &seen;
+    mmio_write(&machine, other.gpa, 4, 0x2222);
+    cr_assert_eq(seen, 0x2222);
+    cr_assert_eq(mmio_read(&machine, 0x200, 4), 0x2222);
+    set_read_only(true);
+    mmio_write(&machine, other.gpa, 4, 0x3333);
+    cr_assert_eq(seen, 0x2222);
+    cr_assert_eq(mmio_read(&machine, 0x200, 4), 0x2222);
+    cr_assert_eq(bb_engine_stats(machine.ctx).refused, 1);
+}
+
 Test(posted, under_a_ranked_lock_an_outermost_access_waits_for_no_other)
 {
     static const int wanted[] = {
