@@ -16,19 +16,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fixture.h"
-#include "ram_host.h"
+#include "ram_fixture.h"
 
 enum { RAM_PAGES = 16 };
 
-static struct fixture fixture;
-
-static void begin(void)
-{
-    fixture_begin(&fixture);
-}
-
-TestSuite(ram_host, .init = begin);
+TestSuite(ram_host, .init = ram_begin);
 
 /* A system call whose argument number `arg` has, under `mask`, the value `value`. */
 struct failure {
@@ -56,24 +48,6 @@ static void make_fail(const struct failure *failure)
 
     cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
     cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
-/* Creation as in `config` fails with `code`, saying `word`, and leaves nothing. */
-static void refused(const struct bb_ram_config *config, int code, const char *word)
-{
-    struct bb_region *region = NULL;
-    struct bb_error err = {0};
-    unsigned open_before = ram_host_descriptors();
-    uint64_t mapped_before = ram_host_mapped_bytes();
-    uint64_t heap_before = bb_heap_usage(fixture.memory.heap).live_bytes;
-    int result = bb_ram_create(fixture.ctx, config, &region, &err);
-
-    cr_assert_eq(result, code, "%s: %s", bb_result_name(result), err.text);
-    cr_assert_not_null(strstr(err.text, word), "'%s' does not say '%s'", err.text, word);
-    cr_assert_null(region);
-    cr_assert_eq(ram_host_descriptors(), open_before, "a descriptor is left open");
-    cr_assert_lt(ram_host_mapped_bytes(), mapped_before + config->size_bytes / 2, "still mapped");
-    cr_assert_eq(bb_heap_usage(fixture.memory.heap).live_bytes, heap_before);
 }
 
 /* What fails, for which backing, and what comes of it. */
@@ -157,8 +131,8 @@ ParameterizedTest(struct refusal *refusal, ram_host, what_the_host_refuses_leave
                                    .prefault = refusal->prefault};
 
     make_fail(&refusal->failure);
-    refused(&config, refusal->code, refusal->word);
-    fixture_end(&fixture);
+    ram_refused(&config, refusal->code, refusal->word);
+    ram_end();
 }
 
 Test(ram_host, a_place_that_can_not_be_mapped_into_is_not_unmapped_either)
@@ -167,24 +141,15 @@ Test(ram_host, a_place_that_can_not_be_mapped_into_is_not_unmapped_either)
         .name = "ram", .size_bytes = UINT64_C(1) << 36, .backing = BB_RAM_MEMFD};
     struct bb_region *region = NULL;
     struct bb_error err = {0};
-    unsigned open_before = ram_host_descriptors();
+    unsigned open_before = ram_descriptors();
 
     /* The kernel may have made a hole there, and another thread may use it by now. */
     make_fail(&(struct failure){SYS_mmap, 3, SHARED_AT, ENOMEM});
-    uint64_t mapped_before = ram_host_mapped_bytes();
-    cr_assert_eq(bb_ram_create(fixture.ctx, &config, &region, &err), BB_E_SYSTEM);
-    cr_assert_geq(ram_host_mapped_bytes(), mapped_before + config.size_bytes);
-    cr_assert_eq(ram_host_descriptors(), open_before);
-    fixture_end(&fixture);
-}
-
-static struct bb_region *make(const struct bb_ram_config *config)
-{
-    struct bb_region *region = NULL;
-    struct bb_error err = {0};
-
-    cr_assert_eq(bb_ram_create(fixture.ctx, config, &region, &err), BB_OK, "%s", err.text);
-    return region;
+    uint64_t mapped_before = ram_mapped_bytes();
+    cr_assert_eq(bb_ram_create(ram_fixture.ctx, &config, &region, &err), BB_E_SYSTEM);
+    cr_assert_geq(ram_mapped_bytes(), mapped_before + config.size_bytes);
+    cr_assert_eq(ram_descriptors(), open_before);
+    ram_end();
 }
 
 static void all_there(struct bb_region *region)
@@ -206,7 +171,7 @@ static struct bb_ram_config prefaulted(enum bb_ram_backing backing)
                                   .prefault_threads = 3};
 }
 
-/* A file of RAM_PAGES pages, in the n-th byte of each of which is n. */
+/* A file of RAM_PAGES pages, in the first byte of each of which is its number, from 1 on. */
 static int file_of_pages(void)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -215,8 +180,8 @@ static int file_of_pages(void)
     cr_assert_geq(fd, 0);
     cr_assert_eq(ftruncate(fd, (off_t)(RAM_PAGES * page)), 0);
     for (uint64_t i = 0; i < RAM_PAGES; i++) {
-        uint8_t byte = (uint8_t)i;
-        cr_assert_eq(pwrite(fd, &byte, 1, (off_t)(i * page + i)), 1);
+        uint8_t byte = (uint8_t)(i + 1);
+        cr_assert_eq(pwrite(fd, &byte, 1, (off_t)(i * page)), 1);
     }
     return fd;
 }
@@ -228,23 +193,23 @@ Test(ram_host, kernels_that_can_not_populate_have_their_pages_touched)
 
     make_fail(&(struct failure){SYS_madvise, 2, UINT32_MAX, MADV_POPULATE_WRITE, EINVAL});
     make_fail(&(struct failure){SYS_madvise, 2, UINT32_MAX, MADV_POPULATE_READ, EINVAL});
-    struct bb_region *region = make(&config);
+    struct bb_region *region = ram_make(&config);
     all_there(region);
-    fixture_remove(&fixture, region);
+    fixture_remove(&ram_fixture, region);
     for (int i = 0; i < 3; i++) {
         config = prefaulted(BB_RAM_FILE);
         config.fd = file_of_pages();
         config.private_file = i == 1;
         config.read_only = i == 2;
-        region = make(&config);
+        region = ram_make(&config);
         all_there(region);
         for (uint64_t at = 0; at < RAM_PAGES; at++) {
-            cr_assert_eq(((uint8_t *)bb_region_host(region))[at * page + at], at);
+            cr_assert_eq(((uint8_t *)bb_region_host(region))[at * page], at + 1);
         }
-        fixture_remove(&fixture, region);
+        fixture_remove(&ram_fixture, region);
         close(config.fd);
     }
-    fixture_end(&fixture);
+    ram_end();
 }
 
 Test(ram_host, where_no_thread_can_be_had_the_caller_prefaults_alone)
@@ -253,10 +218,10 @@ Test(ram_host, where_no_thread_can_be_had_the_caller_prefaults_alone)
 
     make_fail(&(struct failure){SYS_clone3, 0, ANY, ENOSYS});
     make_fail(&(struct failure){SYS_clone, 0, CLONE_THREAD, CLONE_THREAD, EAGAIN});
-    struct bb_region *region = make(&config);
+    struct bb_region *region = ram_make(&config);
     all_there(region);
-    fixture_remove(&fixture, region);
-    fixture_end(&fixture);
+    fixture_remove(&ram_fixture, region);
+    ram_end();
 }
 
 Test(ram_host, kernels_that_do_not_know_of_executable_memfds_give_one)
@@ -264,10 +229,10 @@ Test(ram_host, kernels_that_do_not_know_of_executable_memfds_give_one)
     struct bb_ram_config config = {.name = "ram", .size_bytes = 64, .backing = BB_RAM_MEMFD};
 
     make_fail(&(struct failure){SYS_memfd_create, 1, 8, 8, EINVAL});
-    struct bb_region *region = make(&config);
+    struct bb_region *region = ram_make(&config);
     cr_assert_geq(bb_ram_fd(region, NULL), 0);
-    fixture_remove(&fixture, region);
-    fixture_end(&fixture);
+    fixture_remove(&ram_fixture, region);
+    ram_end();
 }
 
 Test(ram_host, kernels_without_huge_pages_align_all_the_same)
@@ -275,8 +240,8 @@ Test(ram_host, kernels_without_huge_pages_align_all_the_same)
     struct bb_ram_config config = {.name = "ram", .size_bytes = 64, .page_bytes = 2 << 20};
 
     make_fail(&(struct failure){SYS_madvise, 2, UINT32_MAX, MADV_HUGEPAGE, EINVAL});
-    struct bb_region *region = make(&config);
+    struct bb_region *region = ram_make(&config);
     cr_assert_eq((uintptr_t)bb_region_host(region) % config.page_bytes, 0);
-    fixture_remove(&fixture, region);
-    fixture_end(&fixture);
+    fixture_remove(&ram_fixture, region);
+    ram_end();
 }
