@@ -30,9 +30,9 @@ enum { BB_DIRTY_PAGE_BYTES = 4096, BB_DIRTY_CLIENTS_MAX = 8 };
 /*
  * Makes a client of the engine's. Returns BB_OK; BB_E_INVAL without a name or a place; BB_E_LIMIT
  * past BB_DIRTY_CLIENTS_MAX; BB_E_NOMEM. Threads: the context's own; takes the map's lock.
- * Lifetime: until bb_dirty_client_destroy(), which stops its logs, or the engine's end. Destroying
- * needs that no other call for the client runs, and returns BB_OK; BB_E_INVAL for none of this
- * engine; BB_E_CONTEXT as bb_dirty_start().
+ * Lifetime: until bb_dirty_client_destroy(), which stops its logs and comes before the engine's
+ * end. Destroying needs that no other call for the client runs, and returns BB_OK; BB_E_INVAL for
+ * none of this engine; BB_E_CONTEXT as bb_dirty_start().
  */
 BB_API int bb_dirty_client_create(struct bb_ctx *ctx, const char *name,
                                   struct bb_dirty_client **client, struct bb_error *err);

@@ -97,6 +97,9 @@ struct bb_region {
     const struct bb_path_row *paths;
     size_t path_count;
     uint32_t count_index; /* of its counters in each context; given again only to a later region */
+    /* (a) A bit for each client that logs it, written by dirty.c alone. Every write of memory reads
+     * it, so it stands among what nobody writes. */
+    uint32_t dirty_clients;
     struct bb_ram_block_ *block; /* memory that is mapped here; NULL: the embedder's, or none */
     struct bb_iommu_ *iommu;     /* IOMMU regions */
     char name[BB_CTX_NAME_BYTES];
@@ -115,8 +118,7 @@ struct bb_region {
     bool leaving; /* the engine's, under its table lock: the removal of this region, which has no
                      device, has been asked for, and no device adopts it any more */
 
-    /* Dirty logging: dirty.c. (a) a bit for each client that logs it; (a) their logs. */
-    uint32_t dirty_clients;
+    /* (a) Dirty logs, by client: dirty.c. */
     struct bb_dirty_log_ *dirty_log[BB_DIRTY_CLIENTS_MAX];
     bool log_told; /* listener.c's: listeners know that it is logged */
 

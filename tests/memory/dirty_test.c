@@ -512,7 +512,7 @@ Test(dirty, destroying_a_client_stops_all_its_logs_and_no_other)
     }
 }
 
-Test(dirty, clients_that_are_left_end_with_the_engine)
+Test(dirty, clients_that_are_left_end_with_the_map)
 {
     struct bb_dirty_client *client = make_client("one");
 
@@ -527,7 +527,7 @@ Test(dirty, clients_that_are_left_end_with_the_engine)
 
 static unsigned stage; /* 1: the writer looked, 2: it may go on */
 static uint32_t seen;  /* by the writer, before `stage` 1 */
-static unsigned wrote;
+static unsigned wrote; /* set at the end of its section */
 
 static void *write_late(void *arg)
 {
@@ -545,15 +545,17 @@ static void *write_late(void *arg)
         sched_yield();
     }
     bb_ram_store_(bb_region_host(ram), 8, 0x1234);
+    if (seen != 0) {
+        bb_dirty_mark_(ram, 0, 8);
+    }
     bb_store_relaxed(&wrote, 1u); /* the grace period orders it */
     bb_section_leave_(ctx);
     (void)bb_ctx_detach_(ctx, NULL);
     return NULL;
 }
 
-Test(dirty, a_start_waits_for_the_data_of_writers_that_saw_no_client)
+static pthread_t begin_late_write(void)
 {
-    struct bb_dirty_client *client = make_client("one");
     pthread_t thread;
 
     cr_assert_eq(pthread_create(&thread, NULL, write_late, NULL), 0);
@@ -561,6 +563,27 @@ Test(dirty, a_start_waits_for_the_data_of_writers_that_saw_no_client)
         sched_yield();
     }
     bb_store_release(&stage, 2u); /* as above */
+    return thread;
+}
+
+Test(dirty, a_stop_waits_for_writers_that_saw_the_client)
+{
+    struct bb_dirty_client *client = make_client("one");
+
+    start(client, ram);
+    pthread_t thread = begin_late_write();
+    stop(client, ram);
+    cr_assert_eq(seen, 1);
+    cr_assert_eq(bb_load_relaxed(&wrote), 1, "stop did not wait, and has freed the log");
+    pthread_join(thread, NULL);
+    destroy(client);
+}
+
+Test(dirty, a_start_waits_for_the_data_of_writers_that_saw_no_client)
+{
+    struct bb_dirty_client *client = make_client("one");
+
+    pthread_t thread = begin_late_write();
     start(client, ram);
     cr_assert_eq(seen, 0);
     cr_assert_eq(bb_load_relaxed(&wrote), 1, "start did not wait");
