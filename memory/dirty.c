@@ -157,7 +157,8 @@ void bb_dirty_mark_(struct bb_region *region, uint64_t offset, uint64_t length)
 
 void bb_dirty_mark(struct bb_ctx *ctx, struct bb_region *region, uint64_t offset, uint64_t length)
 {
-    if (region == NULL || length == 0) {
+    /* Regions without memory may be of 2^64 bytes. */
+    if (region == NULL || region->host == NULL || length == 0) {
         return;
     }
     /* Relaxed: whoever shrinks the region meanwhile is not ordered with this call either. */
