@@ -381,12 +381,13 @@ static bool check_node(void *opaque, const struct bb_tree_node *node)
     walk->above[node->depth] = number;
     int parent = node->depth == 0 ? MODEL_NONE : walk->above[node->depth - 1];
     int target = node->target == NULL ? MODEL_NONE : number_of(stage, node->target);
+    bool stray = node->target != NULL && target == MODEL_NONE; /* shows what was removed */
     if (model->parent != parent ||
         (parent != MODEL_NONE &&
          (model->at != node->offset || model->priority != node->priority)) ||
         model->enabled != node->enabled || model->kind != node->kind ||
         (model->last == UINT64_MAX ? BB_SIZE_ALL : model->last + 1) != node->size_bytes ||
-        model->target != target ||
+        model->target != target || stray ||
         (model->kind == BB_KIND_ALIAS && model->window != node->target_offset) ||
         model->read_only != node->read_only || model->rom_mode != node->rom_mode) {
         walk->wrong = stage_wrong(stage, "%s: #%d in the tree is not as the model has it",
