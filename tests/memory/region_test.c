@@ -20,8 +20,8 @@ static int no_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned 
     return BB_E_DEVICE;
 }
 
-static const struct bb_region_ops both = {no_read, no_write};
-static const struct bb_region_ops reads_only = {no_read, NULL};
+static const struct bb_region_ops both = {.read = no_read, .write = no_write};
+static const struct bb_region_ops reads_only = {.read = no_read};
 static const struct bb_path_row beyond[] = {{"A", 0, 3, BB_PATH_WAIT_FREE, BB_PATH_WAIT_FREE, NULL},
                                             {"B", 4, 16, BB_PATH_WAIT_FREE, BB_PATH_SLEEPS, NULL}};
 static const struct bb_path_row nameless[] = {
