@@ -38,7 +38,7 @@
 
 void bb_chain_init_(struct bb_chain_ *chain)
 {
-    for (uint16_t i = 0; i < BB_CHAIN_QUEUE_; i++) {
+    for (unsigned i = 0; i < BB_CHAIN_QUEUE_; i++) {
         chain->effect[i].next = (uint16_t)(i + 1);
     }
     chain->free = 0;
@@ -260,8 +260,8 @@ static struct bb_effect_ take_effect(struct bb_chain_ *chain)
 
 /*
  * Runs what is queued and what that queues, then has listeners told of the commits that callbacks
- * made (invariant 8). Under a ranked lock of the embedder's they can't be told: `untold` stays set,
- * and with it `pending`, so that the next chain of this context tells them.
+ * made (invariant 8). Under a ranked lock, or in a section, of the embedder's they can't be told:
+ * `untold` stays set, and with it `pending`, so that the next chain of this context tells them.
  */
 static void run_queue(struct bb_ectx_ *e)
 {

@@ -4,7 +4,7 @@
  *
  * A transfer goes on part by part. A part is as much of it as one lookup finds: memory is touched
  * here, by relaxed-atomic accesses of the largest naturally aligned size; all else becomes accesses
- * of up to 8 bytes that dispatch.c makes by its rules.
+ * of up to 8 bytes that piece.c makes by its rules.
  *
  * Outermost, a transfer is one chain: it passes the gate, is busy until its end, and has its
  * epilogue. What a part's callbacks post is made before the next part, as if each part were an

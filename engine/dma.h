@@ -24,12 +24,13 @@ BB_BEGIN_DECLS
  * made as accesses of up to 8 bytes, aligned, in rising order. The first part that fails ends it.
  * *done (may be NULL) receives how many bytes were copied, on errors too; a read leaves the rest of
  * `bytes` as it was.
- * A length of 0 copies nothing and is BB_OK, `bytes` may be NULL then.
- * Returns BB_OK; BB_E_DECODE, BB_E_DEVICE as an access; BB_E_RANGE where the range wraps;
- * BB_E_INVAL without a context, a space or bytes;
- * BB_E_LIMIT where it would have to be posted and is more than BB_DMA_POSTED_MAX, or the chain's
- * queue is full, or BB_E_NOMEM; BB_E_CONTEXT as an access. Threads: the context's own; long copies
- * leave their read section every 64 KiB, so that a map change between two parts may be seen.
+ * Returns BB_OK, also for a length of 0 (`bytes` may be NULL then); BB_E_DECODE, BB_E_DEVICE as an
+ * access; BB_E_RANGE where the range wraps; BB_E_INVAL without a context, a space or bytes;
+ * BB_E_LIMIT where it would have to be posted and the chain would then have more than
+ * BB_DMA_POSTED_MAX bytes waiting, or its queue is full or its budget spent; BB_E_NOMEM where there
+ * is no memory for what is posted; BB_E_CONTEXT as an access. Threads: the context's own; outside
+ * callbacks a long copy leaves its read section every 64 KiB, so that a map change between two
+ * parts may be seen, and a pause waits for the whole of it.
  */
 enum { BB_DMA_POSTED_MAX = 1 << 20 };
 BB_API int bb_dma_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, void *bytes,

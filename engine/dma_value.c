@@ -217,9 +217,7 @@ static int atomic_here(struct bb_ectx_ *e, const struct atomic *a, uint64_t *old
     if (result == BB_OK) {
         const struct bb_flat_ *leaf = found.leaf;
 
-        if (leaf == NULL) {
-            result = BB_E_DECODE;
-        } else if (leaf->kind == BB_KIND_RESERVED) {
+        if (leaf == NULL || leaf->kind == BB_KIND_RESERVED) {
             result = BB_E_DECODE;
         } else if (!bb_leaf_writable_(leaf) || found.length < a->size ||
                    ((uintptr_t)bb_found_host_(&found) & (a->size - 1)) != 0) {

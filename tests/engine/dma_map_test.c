@@ -472,6 +472,67 @@ Test(dma_map, what_was_written_is_marked_dirty_when_it_is_unmapped)
     cr_assert_eq(bb_dirty_client_destroy(machine.ctx, client, NULL), BB_OK);
 }
 
+/* An allocator that gives only so often. */
+static uint32_t allocations_left;
+
+static void *counted_alloc(void *opaque, size_t bytes, size_t align)
+{
+    void *memory = NULL;
+
+    (void)opaque;
+    if (bb_load_relaxed(&allocations_left) == 0) {
+        return NULL;
+    }
+    bb_store_relaxed(&allocations_left, bb_load_relaxed(&allocations_left) - 1);
+    return posix_memalign(&memory, align, bytes) == 0 ? memory : NULL;
+}
+
+static void counted_free(void *opaque, void *memory, size_t bytes)
+{
+    (void)opaque;
+    (void)bytes;
+    free(memory);
+}
+
+Test(dma_map, without_memory_nothing_is_mapped_and_nothing_is_kept)
+{
+    struct bb_allocator allocator = {counted_alloc, counted_free, NULL};
+    struct bb_engine_config config = {.allocator = &allocator};
+    struct probe device = {0};
+    struct machine meagre;
+    struct bb_error err = {0};
+
+    bb_store_relaxed(&allocations_left, UINT32_MAX);
+    machine_make(&meagre, &config);
+    probe_make(&meagre, &device, "device", 0, BB_CLASS_LOCKFREE);
+    for (unsigned given = 0; given < 2; given++) {
+        struct bb_dma_mapping *mapping = NULL;
+        uint64_t length = BB_BOUNCE_MAX;
+
+        bb_store_relaxed(&allocations_left, given);
+        int result = bb_dma_map(meagre.ctx, meagre.mmio, device.gpa, &length, BB_DMA_BOTH, nobody,
+                                &mapping, &err);
+        bb_store_relaxed(&allocations_left, UINT32_MAX);
+        cr_assert_eq(result, BB_E_NOMEM);
+        cr_assert_null(mapping);
+        cr_assert_eq(length, BB_BOUNCE_MAX);
+        cr_assert_eq(bb_mappings_left_(meagre.engine), 0);
+    }
+    /* What was reserved for it can be had. */
+    static struct bb_dma_mapping *all[BB_BOUNCE_TOTAL / DEVICE_BYTES];
+    for (unsigned i = 0; i < BB_ARRAY_LEN(all); i++) {
+        uint64_t length = DEVICE_BYTES;
+        cr_assert_eq(bb_dma_map(meagre.ctx, meagre.mmio, device.gpa, &length, BB_DMA_TO_GUEST,
+                                nobody, &all[i], &err),
+                     BB_OK, "%u: %s", i, err.text);
+    }
+    for (unsigned i = 0; i < BB_ARRAY_LEN(all); i++) {
+        cr_assert_eq(bb_dma_unmap(meagre.ctx, all[i], 0), BB_OK);
+    }
+    probe_drop(&device);
+    machine_drop(&meagre);
+}
+
 /* --- In callbacks -------------------------------------------------------------------------------
  */
 
