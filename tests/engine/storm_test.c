@@ -37,7 +37,8 @@ static void map_for_a_while(struct storm *storm, struct bb_ctx *ctx, bb_gpa_t gp
     if (result == BB_OK) {
         uint64_t *host = bb_dma_host(mapping);
 
-        for (unsigned i = 0; i < 3; i++) {
+        /* For longer than a grace period, which a removal waits for in any case. */
+        for (unsigned i = 0; i < 40; i++) {
             uint64_t value = bb_load_relaxed(host);
             if (!is_value_at(value, gpa)) {
                 storm_fail(storm, "a mapping", gpa, value,
