@@ -375,6 +375,7 @@ static const char *end_transaction(struct stage *stage, int result, const struct
         return stage_wrong(stage, "an error of %s says that it is %s", bb_result_name(result),
                            bb_result_name(err->code));
     }
+    stage->codes |= 1u << -result;
     stage->commits += result == BB_OK;
     stage->refusals += result != BB_OK;
     return stage_compare(stage);
@@ -431,6 +432,7 @@ static const char *change_step(struct stage *stage, const struct model_change *c
     struct stage_txn *txn = &stage->txn[stage->depth - 1];
     int result = add_change(stage, txn->txn, change, &err);
     int expected = model_ask(&stage->model, change);
+    stage->codes |= 1u << -result;
     if (result == BB_OK) {
         txn->change[txn->count++] = *change;
     }

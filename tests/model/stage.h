@@ -76,6 +76,7 @@ struct stage {
     char text[STAGE_TEXT_BYTES]; /* what is wrong */
     /* What was run: for the tests that ask whether programs are worth anything. */
     uint64_t commits, refusals, compared, shown;
+    uint32_t codes; /* results met: bit n for -n */
 };
 
 /* What reads of nothing, and refused reads, yield in each space. */

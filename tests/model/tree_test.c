@@ -7,8 +7,10 @@
 #include <criterion/criterion.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
+#include "../../base/bits.h"
 #include "stage.h"
 
 /* So many programs run on one engine, which is destroyed then and proves that nothing leaked. */
@@ -16,6 +18,20 @@ enum { PROGRAMS_AN_ENGINE = 500 };
 
 static struct stage stage;
 static struct topology topology;
+
+struct tally {
+    uint64_t commits, refusals, compared, shown;
+    uint32_t codes;
+};
+
+static void add_up(struct tally *tally)
+{
+    tally->commits += stage.commits;
+    tally->refusals += stage.refusals;
+    tally->compared += stage.compared;
+    tally->shown += stage.shown;
+    tally->codes |= stage.codes;
+}
 
 static uint64_t now_ns(void)
 {
@@ -79,7 +95,11 @@ Test(tree, engine_and_model_agree_at_every_boundary_of_random_trees, .timeout = 
     uint64_t most = given != NULL ? 1 : trees != NULL ? strtoull(trees, NULL, 0) : UINT64_MAX;
     double limit = given != NULL || trees != NULL ? 1e9 : seconds != NULL ? atof(seconds) : 1.0;
     uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 24;
-    uint64_t start = now_ns(), done = 0, commits = 0, refusals = 0, compared = 0, shown = 0;
+    uint64_t start = now_ns(), done = 0;
+    struct tally tally = {0};
+
+    static const int codes[] = {BB_OK,      BB_E_EXIST, BB_E_NOENT,
+                                BB_E_INVAL, BB_E_RANGE, BB_E_UNSUPPORTED};
 
     /* Said beforehand, because a crash says nothing afterwards. */
     fprintf(stderr, "first BUSBAR_SEED=%" PRIu64 "\n", seed);
@@ -91,27 +111,26 @@ Test(tree, engine_and_model_agree_at_every_boundary_of_random_trees, .timeout = 
         }
         done++;
         if (done % PROGRAMS_AN_ENGINE == 0) {
-            commits += stage.commits;
-            refusals += stage.refusals;
-            compared += stage.compared;
-            shown += stage.shown;
+            add_up(&tally);
             end();
             begin();
         }
     }
-    commits += stage.commits;
-    refusals += stage.refusals;
-    compared += stage.compared;
-    shown += stage.shown;
+    add_up(&tally);
     fprintf(stderr,
             "%" PRIu64 " trees, %" PRIu64 " transactions made and %" PRIu64 " refused, %" PRIu64
             " bytes compared, %" PRIu64 " of them in a region, %.1f s\n",
-            done, commits, refusals, compared, shown, (double)(now_ns() - start) / 1e9);
+            done, tally.commits, tally.refusals, tally.compared, tally.shown,
+            (double)(now_ns() - start) / 1e9);
     /* Programs that are all refused, or show nothing, would prove nothing. */
     if (done >= 20) {
-        cr_assert_gt(commits, refusals);
-        cr_assert_gt(refusals, done / 20);
-        cr_assert_gt(shown, compared / 8);
+        cr_assert_gt(tally.commits, tally.refusals);
+        cr_assert_gt(tally.refusals, done / 20);
+        cr_assert_gt(tally.shown, tally.compared / 8);
+    }
+    for (unsigned i = 0; i < BB_ARRAY_LEN(codes) && done >= 200; i++) {
+        cr_assert((tally.codes & 1u << -codes[i]) != 0, "no program met %s",
+                  bb_result_name(codes[i]));
     }
 }
 
@@ -126,7 +145,16 @@ Test(tree, a_model_that_errs_is_found_and_its_program_shrinks_to_what_is_needed)
         topology_make(&topology, seed++, TOPOLOGY_BYTES);
     } while (run(&topology) == NULL && seed < 1000);
     cr_assert_lt(seed, 1000, "a thousand programs did not tell a broken model from a sound one");
-    report(&topology, stderr);
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    cr_assert_not_null(out);
+    report(&topology, out);
+    fclose(out);
+    cr_assert_not_null(strstr(text, "BUSBAR_SEED="));
+    cr_assert_not_null(strstr(text, "the model #"), "%s", text);
+    cr_assert_not_null(strstr(text, "\n  make #"), "%s", text);
+    free(text);
     /* Two regions that overlap, made and placed; and what shows them. */
     cr_assert_leq(topology.count, 12, "%u steps are left", topology.count);
     cr_assert_not_null(run(&topology));
