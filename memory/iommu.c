@@ -146,13 +146,13 @@ static void cache_put(struct bb_iotlb_ *iotlb, const struct iotlb_entry *fresh, 
     iotlb->classes |= 1u << class;
 }
 
-static struct bb_iotlb_ *cache_of(struct bb_mem_ctx_ *mem)
+/* On failure the context goes without. */
+static void make_cache(struct bb_mem_ctx_ *mem)
 {
-    if (BB_UNLIKELY(mem->iotlb == NULL) && (mem->iommu_stats.misses & IOTLB_RETRY_MASK) == 0) {
+    if (mem->iotlb == NULL && (mem->iommu_stats.misses & IOTLB_RETRY_MASK) == 0) {
         mem->iotlb =
             bb_heap_alloc_aligned(mem->map->heap, sizeof(*mem->iotlb), BB_CACHE_LINE_BYTES);
     }
-    return mem->iotlb;
 }
 
 void bb_iotlb_free_(struct bb_mem_ctx_ *mem)
@@ -210,40 +210,48 @@ static bool well_formed(const struct bb_mem_ctx_ *mem, const struct bb_iommu_ent
            covers(page, iova);
 }
 
-/* The page that holds `iova`; or the fault. */
-static int translate(struct bb_mem_ctx_ *mem, const struct bb_region *region, bb_gpa_t iova,
-                     enum bb_iommu_access access, struct bb_attrs attrs,
-                     struct bb_iommu_entry *page)
+/* What no cache has is asked for, into *fresh, whose key is filled in, and kept. */
+static __attribute__((noinline)) int ask_anew(struct bb_mem_ctx_ *mem,
+                                              const struct bb_region *region, bb_gpa_t iova,
+                                              enum bb_iommu_access access, struct bb_attrs attrs,
+                                              struct iotlb_entry *fresh)
 {
-    const struct bb_iommu_ *iommu = region->iommu;
-    struct iotlb_entry fresh = {.serial = iommu->serial, .who = who_of(attrs)};
-    struct bb_iotlb_ *iotlb = cache_of(mem);
-
-    /* Before the cache is looked at and before the callback; pairs with bb_iommu_invalidate(). */
-    fresh.epoch = bb_load_acquire(&iommu->epoch);
-    if (iotlb != NULL) {
-        const struct bb_iommu_entry *kept =
-            cache_find(iotlb, fresh.serial, fresh.epoch, fresh.who, iova, access);
-        if (kept != NULL) {
-            mem->iommu_stats.hits++;
-            *page = *kept;
-            return BB_OK;
-        }
-    }
+    make_cache(mem);
     mem->iommu_stats.misses++;
-    int result = ask(mem, region, iova, access, attrs, &fresh.page);
+    int result = ask(mem, region, iova, access, attrs, &fresh->page);
     if (result != BB_OK) {
         return result == BB_E_DECODE ? BB_E_DECODE : BB_E_DEVICE;
     }
-    if (!well_formed(mem, &fresh.page, iova) || !permits(&fresh.page, access)) {
+    if (!well_formed(mem, &fresh->page, iova) || !permits(&fresh->page, access)) {
         return BB_E_DEVICE;
     }
-    /* Not `iotlb`: the callback may have made accesses that were translated themselves. */
-    if (mem->iotlb != NULL && fresh.page.page_bits >= CACHED_BITS_MIN) {
-        cache_put(mem->iotlb, &fresh, iova);
+    if (mem->iotlb != NULL && fresh->page.page_bits >= CACHED_BITS_MIN) {
+        cache_put(mem->iotlb, fresh, iova);
     }
-    *page = fresh.page;
     return BB_OK;
+}
+
+/* The page that holds `iova`, in the cache or in *fresh, until the next translation; or the fault.
+ */
+static inline int translate(struct bb_mem_ctx_ *mem, const struct bb_region *region, bb_gpa_t iova,
+                            enum bb_iommu_access access, struct bb_attrs attrs,
+                            struct iotlb_entry *fresh, const struct bb_iommu_entry **page)
+{
+    const struct bb_iommu_ *iommu = region->iommu;
+    uint64_t who = who_of(attrs);
+    /* Before the cache is looked at and before the callback; pairs with bb_iommu_invalidate(). */
+    uint64_t epoch = bb_load_acquire(&iommu->epoch);
+
+    if (BB_LIKELY(mem->iotlb != NULL)) {
+        *page = cache_find(mem->iotlb, iommu->serial, epoch, who, iova, access);
+        if (BB_LIKELY(*page != NULL)) {
+            mem->iommu_stats.hits++;
+            return BB_OK;
+        }
+    }
+    *fresh = (struct iotlb_entry){.serial = iommu->serial, .epoch = epoch, .who = who};
+    *page = &fresh->page;
+    return ask_anew(mem, region, iova, access, attrs, fresh);
 }
 
 /* `length` cut to the end of the aligned block of 2^bits bytes that holds `at`. */
@@ -301,18 +309,19 @@ int bb_map_resolve_(struct bb_mem_ctx_ *mem, struct bb_space *space, bb_gpa_t gp
             return BB_OK;
         }
 
-        struct bb_iommu_entry page;
+        struct iotlb_entry fresh;
+        const struct bb_iommu_entry *page = NULL;
         int result = level == BB_IOMMU_NEST_MAX
                          ? BB_E_DECODE
-                         : translate(mem, leaf->region, offset, access, attrs, &page);
+                         : translate(mem, leaf->region, offset, access, attrs, &fresh, &page);
         if (result != BB_OK) {
             mem->iommu_stats.faults++;
             found->length = cut(length, offset, FAULT_BITS);
             return result;
         }
-        length = cut(length, offset, page.page_bits);
-        gpa = page.translated + (offset - page.iova);
-        space = page.target;
+        length = cut(length, offset, page->page_bits);
+        gpa = page->translated + (offset - page->iova);
+        space = page->target;
     }
 }
 
