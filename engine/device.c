@@ -367,7 +367,7 @@ void bb_device_drain_inbox_(struct bb_ctx *ctx, struct bb_device *device)
 {
     struct bb_ectx_ *e = bb_ectx_(ctx);
 
-    if (bb_load_acquire(&device->removing) != 0) { /* pairs with begin_removal() */
+    if (bb_load_acquire(&device->removing) != 0) { /* pairs with retire_device_locked() */
         return;
     }
     bool begun = bb_event_begin_(e);

@@ -60,7 +60,7 @@ static enum bb_expiry_ expire(struct bb_ctx *ctx, struct bb_timer_ *base, bb_ns_
     bb_section_enter_(ctx);
     if ((bb_load_acquire(&engine->map->gate) & BB_SLOW_GATE_) != 0) { /* as in dispatch.c */
         result = BB_EXPIRY_PARK_; /* the clock is being stopped; it comes back when it runs again */
-    } else if (bb_load_acquire(&device->removing) == 0) { /* pairs with begin_removal() */
+    } else if (bb_load_acquire(&device->removing) == 0) { /* pairs with retire_device_locked() */
         e->active = true;
         bb_store_release(&e->busy, 1); /* pairs with scan_busy(); in the section, as there */
         if (timer->config.locked) {
@@ -123,7 +123,7 @@ int bb_device_timer_create(struct bb_ctx *ctx, struct bb_device *device,
 
 int bb_device_timer_arm(struct bb_ctx *ctx, struct bb_device_timer *timer, bb_ns_t deadline_ns)
 {
-    /* Acquire: pairs with begin_removal(). An arming that slips through is harmless: removal
+    /* Acquire: pairs with retire_device_locked(). An arming that slips through is harmless: removal
      * disarms once more when nothing of the device runs any longer. */
     if (bb_load_acquire(&timer->device->removing) != 0) {
         return BB_E_STATE;
