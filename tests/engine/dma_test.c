@@ -458,6 +458,24 @@ Test(dma, a_value_may_straddle_and_is_left_alone_where_part_of_it_fails)
                              BB_LITTLE_ENDIAN, nobody, &value),
                  BB_E_DECODE);
     cr_assert_eq(value, 5);
+    /* Aligned, and yet not in one piece of RAM. */
+    bank.refuses = UINT64_MAX;
+    cr_assert_eq(bb_space_unmap(machine.ctx, bank.probe.region, NULL), BB_OK);
+    cr_assert_eq(bb_region_place(machine.ctx, bb_space_root(machine.mmio), 0x4004,
+                                 bank.probe.region, 1, NULL),
+                 BB_OK);
+    cr_assert_eq(bb_dma_store(machine.ctx, machine.mmio, 0x4000, 8, BB_LITTLE_ENDIAN, nobody,
+                              0x8877665544332211),
+                 BB_OK);
+    cr_assert_eq(machine.ram_host[0x4004], 0);
+    cr_assert_eq(bank.bytes[3], 0x88);
+    cr_assert_eq(
+        bb_dma_load(machine.ctx, machine.mmio, 0x4000, 8, BB_LITTLE_ENDIAN, nobody, &value), BB_OK);
+    cr_assert_eq(value, 0x8877665544332211);
+    cr_assert_eq(bb_dma_atomic(machine.ctx, machine.mmio, 0x4000, 8, BB_LITTLE_ENDIAN, nobody,
+                               BB_ATOMIC_ADD, 0, 1, &value),
+                 BB_E_DEVICE);
+    cr_assert_eq(bb_region_move(machine.ctx, bank.probe.region, RAM_BYTES, NULL), BB_OK);
     bank.count = 0;
     cr_assert_eq(
         bb_dma_load(machine.ctx, machine.mmio, RAM_BYTES + 8, 4, BB_LITTLE_ENDIAN, nobody, &value),
