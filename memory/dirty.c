@@ -19,7 +19,7 @@
  *  5. Starts, stops and what accelerators are told of them have one order: `control`, held for
  *     writing. Syncs hold it for reading, so a log that a sync works on stays. It is taken before
  *     the listeners' and the map's lock, by threads that may block and hold nothing; no access
- * takes it. While it is held a pin keeps the region.
+ * takes it. A pin keeps the region from the beginning of a call to its end.
  *
  * Bitmaps reach to size_bytes_max: a region may be resized while it is logged.
  */
@@ -263,14 +263,9 @@ static uint64_t take(struct bb_dirty_log_ *log, uint64_t first, uint64_t last, u
  * Starting, stopping, syncing.
  */
 
-/* What all calls refuse, of one client and region. */
-static int check_call(const struct bb_ctx *ctx, const struct bb_map *map,
-                      const struct bb_dirty_client *client, const struct bb_region *region,
-                      struct bb_error *err)
+static int check_region(const struct bb_map *map, const struct bb_dirty_client *client,
+                        const struct bb_region *region, struct bb_error *err)
 {
-    if (client == NULL || region == NULL) {
-        return bb_error_set(err, BB_E_INVAL, "a dirty log needs a client and a region");
-    }
     if (client->map != map || region->map != map) {
         return bb_error_set(
             err, BB_E_INVAL,
@@ -283,13 +278,38 @@ static int check_call(const struct bb_ctx *ctx, const struct bb_map *map,
                             "ROM devices can be logged",
                             region->name);
     }
+    return BB_OK;
+}
+
+/*
+ * Refuses what all calls refuse, then takes a pin of the region's, so that its removal waits for
+ * the call's end. In a section, as pins are taken: a removal that is asked for meanwhile waits for
+ * that first.
+ */
+static int begin_call(struct bb_ctx *ctx, const struct bb_dirty_client *client,
+                      struct bb_region *region, unsigned *pin, struct bb_error *err)
+{
+    if (client == NULL || region == NULL) {
+        return bb_error_set(err, BB_E_INVAL, "a dirty log needs a client and a region");
+    }
     if (!bb_ctx_may_block_(ctx)) {
         return bb_error_set(err, BB_E_CONTEXT,
-                            "the dirty log of region '%s' can't be started, stopped or synced "
-                            "inside a callback, a read section, a pin or a lock",
-                            region->name);
+                            "dirty client '%s' can't start, stop or sync a log inside a callback, "
+                            "a read section, a pin or a lock",
+                            client->name);
     }
-    return BB_OK;
+    bb_section_enter_(ctx);
+    int result = check_region(bb_mem_ctx_(ctx)->map, client, region, err);
+    if (result == BB_OK) {
+        *pin = bb_pins_get_(region->pins);
+    }
+    bb_section_leave_(ctx);
+    return result;
+}
+
+static void end_call(struct bb_ctx *ctx, struct bb_region *region, unsigned pin)
+{
+    bb_pins_put_(ctx->rcu, region->pins, pin);
 }
 
 static int not_logged(const struct bb_dirty_client *client, const struct bb_region *region,
@@ -323,8 +343,6 @@ static int log_start_locked(const struct bb_dirty_client *client, struct bb_regi
         return bb_error_set(err, BB_E_EXIST, "dirty client '%s' logs region '%s' already",
                             client->name, region->name);
     }
-    /* Before removal begins, which the map's lock excludes. */
-    log->pin = bb_pins_get_(region->pins);
     /* Release, pairs with next_log(): an empty bitmap. */
     bb_publish_(&region->dirty_log[client->number], log);
     /* Relaxed: invariant 3; the grace period orders it. */
@@ -333,14 +351,15 @@ static int log_start_locked(const struct bb_dirty_client *client, struct bb_regi
     return BB_OK;
 }
 
-/* Unpublishes a log that is there. */
+/* Unpublishes a log that is there, and pins the region until finish_stop(): its removal has not
+ * begun, and the map's lock keeps it from that. */
 static struct bb_dirty_log_ *log_stop_locked(const struct bb_dirty_client *client,
                                              struct bb_region *region)
 {
     struct bb_dirty_log_ *log = bb_load_relaxed(&region->dirty_log[client->number]);
     uint32_t clients = bb_load_relaxed(&region->dirty_clients) & ~(1u << client->number);
 
-    log->pin = bb_pins_get_(region->pins); /* as in log_start_locked() */
+    log->pin = bb_pins_get_(region->pins);
     log->alone = clients == 0;
     log->next = NULL;
     /* Relaxed: nothing is published; what is taken away stays for a grace period. */
@@ -360,7 +379,7 @@ static void finish_stop(struct bb_ctx *ctx, struct bb_map *map, struct bb_dirty_
             bb_listeners_log_(ctx, log->region, BB_LOG_STOP_);
         }
     }
-    /* Can't fail: check_call() has asked. */
+    /* Can't fail: the caller has asked. */
     (void)bb_rcu_synchronize(ctx);
     while (logs != NULL) {
         struct bb_dirty_log_ *log = logs;
@@ -370,28 +389,41 @@ static void finish_stop(struct bb_ctx *ctx, struct bb_map *map, struct bb_dirty_
     }
 }
 
-int bb_dirty_start(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_region *region,
-                   struct bb_error *err)
+static struct bb_dirty_log_ *log_alloc(struct bb_heap *heap, struct bb_region *region,
+                                       struct bb_error *err)
 {
-    struct bb_map *map = bb_mem_ctx_(ctx)->map;
-    int result = check_call(ctx, map, client, region, err);
-
-    if (result != BB_OK) {
-        return result;
-    }
     uint64_t pages = page_of(region->last_max) + 1;
-    size_t bytes = sizeof(struct bb_dirty_log_) + (pages + WORD_PAGES - 1) / WORD_PAGES *
-                                                      sizeof(((struct bb_dirty_log_ *)0)->word[0]);
-    struct bb_dirty_log_ *log = bb_heap_alloc(map->heap, bytes);
+    uint64_t words = (pages + WORD_PAGES - 1) / WORD_PAGES;
+    size_t bytes = sizeof(struct bb_dirty_log_) + words * sizeof(uint64_t);
+    struct bb_dirty_log_ *log = bb_heap_alloc(heap, bytes);
+
     if (log == NULL) {
-        return bb_error_set(err, BB_E_NOMEM,
-                            "no memory for a dirty log of region '%s': %zu bytes are needed",
-                            region->name, bytes);
+        bb_error_set(err, BB_E_NOMEM,
+                     "no memory for a dirty log of region '%s': %zu bytes are needed", region->name,
+                     bytes);
+        return NULL;
     }
     log->pages = pages;
     log->bytes = bytes;
     log->region = region;
+    return log;
+}
 
+int bb_dirty_start(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_region *region,
+                   struct bb_error *err)
+{
+    struct bb_map *map = bb_mem_ctx_(ctx)->map;
+    unsigned pin = 0;
+    int result = begin_call(ctx, client, region, &pin, err);
+
+    if (result != BB_OK) {
+        return result;
+    }
+    struct bb_dirty_log_ *log = log_alloc(map->heap, region, err);
+    if (log == NULL) {
+        end_call(ctx, region, pin);
+        return BB_E_NOMEM;
+    }
     pthread_rwlock_wrlock(&map->dirty->control);
     bb_lock_acquire(ctx, &map->lock);
     result = log_start_locked(client, region, log, err);
@@ -400,13 +432,13 @@ int bb_dirty_start(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb
         if (log->alone) {
             bb_listeners_log_(ctx, region, BB_LOG_START_);
         }
-        (void)bb_rcu_synchronize(ctx); /* can't fail: check_call() has asked */
-        bb_pins_put_(ctx->rcu, region->pins, log->pin);
+        (void)bb_rcu_synchronize(ctx); /* can't fail: begin_call() has asked */
     }
     pthread_rwlock_unlock(&map->dirty->control);
     if (result != BB_OK) {
-        bb_heap_free(map->heap, log, bytes);
+        bb_heap_free(map->heap, log, log->bytes);
     }
+    end_call(ctx, region, pin);
     return result;
 }
 
@@ -415,7 +447,8 @@ int bb_dirty_stop(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_
 {
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
     struct bb_dirty_log_ *log = NULL;
-    int result = check_call(ctx, map, client, region, err);
+    unsigned pin = 0;
+    int result = begin_call(ctx, client, region, &pin, err);
 
     if (result != BB_OK) {
         return result;
@@ -432,6 +465,7 @@ int bb_dirty_stop(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_
     bb_lock_release(ctx, &map->lock);
     finish_stop(ctx, map, log);
     pthread_rwlock_unlock(&map->dirty->control);
+    end_call(ctx, region, pin);
     return result;
 }
 
@@ -457,7 +491,7 @@ int bb_dirty_sync_and_clear(struct bb_ctx *ctx, struct bb_dirty_client *client,
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
     struct bb_dirty_log_ *log = NULL;
     unsigned pin = 0;
-    int result = check_call(ctx, map, client, region, err);
+    int result = begin_call(ctx, client, region, &pin, err);
 
     if (result != BB_OK) {
         return result;
@@ -473,18 +507,17 @@ int bb_dirty_sync_and_clear(struct bb_ctx *ctx, struct bb_dirty_client *client,
     }
     if (result == BB_OK) {
         log = bb_load_relaxed(&region->dirty_log[client->number]);
-        pin = bb_pins_get_(region->pins); /* as in log_start_locked() */
     }
     bb_lock_release(ctx, &map->lock);
     if (result == BB_OK) {
         bb_listeners_log_(ctx, region, BB_LOG_SYNC_);
         uint64_t taken = take(log, page_of(offset), page_of(offset + (length - 1)), bitmap);
-        bb_pins_put_(ctx->rcu, region->pins, pin);
         if (pages != NULL) {
             *pages = taken;
         }
     }
     pthread_rwlock_unlock(&map->dirty->control);
+    end_call(ctx, region, pin);
     return result;
 }
 

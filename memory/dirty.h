@@ -46,7 +46,8 @@ BB_API int bb_dirty_client_destroy(struct bb_ctx *ctx, struct bb_dirty_client *c
  * for that client already, BB_E_NOENT where it is not; BB_E_STATE where the region is being removed
  * (its logs end with it); BB_E_NOMEM; BB_E_CONTEXT inside any callback, section, pin or lock.
  * Threads: the context's own; waits for a grace period, so that every write made after the return
- * is logged, and the data of those made before is there.
+ * is logged, and the data of those made before is there. Lifetime: calls for a region begin before
+ * its removal is asked for, which waits for those that run; so for bb_dirty_sync_and_clear().
  */
 BB_API int bb_dirty_start(struct bb_ctx *ctx, struct bb_dirty_client *client,
                           struct bb_region *region, struct bb_error *err);
