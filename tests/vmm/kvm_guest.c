@@ -9,7 +9,7 @@
 
 #include "../../base/atomic.h"
 
-enum { AWAIT_MS = 60000, DEVICE_BYTES = 0x100 };
+enum { AWAIT_MS = 60000, DEVICE_BYTES = 0x4000 };
 
 static int device_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                        uint64_t *value)

@@ -283,6 +283,33 @@ Test(kvm_memory, a_doorbell_rings_without_an_exit_for_its_value_alone)
     close(memory);
 }
 
+Test(kvm_memory, ranges_that_kvm_has_no_room_for_are_coalesced_by_the_engine)
+{
+    enum { RANGES = 1024, STRIDE = 8, FROM = 0x20 }; /* KVM has 1000 at most */
+
+    NEED_KVM(1);
+    struct bb_error err = {0};
+    struct bb_txn *txn = NULL;
+
+    cr_assert_eq(bb_txn_begin(guest.ctx, &txn, NULL), BB_OK);
+    for (uint64_t i = 0; i < RANGES; i++) {
+        cr_assert_eq(bb_txn_coalesce(txn, guest.registers, FROM + i * STRIDE, 4, &err), BB_OK);
+    }
+    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
+    guest_program(&guest, 0, code_store, sizeof(code_store),
+                  (struct kvm_regs){.rcx = RANGES,
+                                    .rbx = STRIDE,
+                                    .rdi = GUEST_DEVICE + FROM,
+                                    .rsi = GUEST_DEVICE + GUEST_DEVICE_LAST,
+                                    .rbp = GUEST_RESULTS});
+    guest_start(&guest);
+    cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
+    cr_assert_eq(guest.writes, (uint32_t)RANGES);
+    uint64_t exits = bb_kvm_stats(guest.kvm).mmio;
+    cr_assert(exits > 10 && exits < 300, "%llu exits", (unsigned long long)exits);
+    guest_drop(&guest);
+}
+
 static void coalesce(void)
 {
     struct bb_error err = {0};
@@ -407,7 +434,8 @@ Test(kvm_memory, no_write_is_lost_to_the_log_when_memory_goes_while_vcpus_write_
     cr_assert_eq(bb_dirty_start(guest.ctx, client, bank, &err), BB_OK, "%s", err.text);
     guest_program(&guest, 0, code_count, sizeof(code_count), (struct kvm_regs){.rdi = BANK});
     guest_start(&guest);
-    for (uint64_t end = now_ns() + stress_ns(); now_ns() < end || rounds < 100; rounds++) {
+    /* On a busy machine the guest seldom gets to write in a round. */
+    for (uint64_t end = now_ns() + stress_ns(); now_ns() < end || changed < 5; rounds++) {
         uint64_t pages = 0;
         map(BANK, bank);
         while (bb_load_relaxed(word) == 0) { /* the first time: until the guest is there */
@@ -421,8 +449,7 @@ Test(kvm_memory, no_write_is_lost_to_the_log_when_memory_goes_while_vcpus_write_
         lost += before != after && pages == 0 ? 1 : 0;
     }
     guest_stop(&guest);
-    cr_assert_gt(changed, 0u, "none of %u rounds had a write to lose", rounds);
-    cr_assert_eq(lost, 0u, "%u of %u", lost, changed);
+    cr_assert_eq(lost, 0u, "%u of %u, in %u rounds", lost, changed, rounds);
     cr_assert_eq(bb_dirty_client_destroy(guest.ctx, client, &err), BB_OK, "%s", err.text);
     drop(bank);
     guest_drop(&guest);
