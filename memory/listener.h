@@ -24,7 +24,8 @@
  *
  * A commit made inside a callback is published at once; its calls are made, all of them, before the
  * outermost access returns, or by another thread's commit that comes first, or, where something was
- * removed, by bb-control. Commits are told in their order, one at a time. Regions that are removed stay until their removal has been told.
+ * removed, by bb-control. Commits are told in their order, one at a time. Regions that are removed
+ * stay until their removal has been told.
  *
  * Threads: the hooks run on the committing thread, with the map's locks held: they must not change
  * the map, make accesses or create anything in the engine. They may look (bb_flat_each() not
@@ -100,7 +101,7 @@ struct bb_listener_config {
  * BB_OK; BB_E_INVAL without name, space or ops; BB_E_NOMEM; BB_E_CONTEXT inside any callback,
  * section, pin or lock.
  * Threads: the context's own; takes the map's locks. Lifetime: after bb_listener_remove() no hook
- * runs.
+ * runs, nor after the engine's end, which tells nobody.
  */
 BB_API int bb_listener_add(struct bb_ctx *ctx, const struct bb_listener_config *config,
                            struct bb_listener **listener, struct bb_error *err);

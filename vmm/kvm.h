@@ -48,6 +48,7 @@ struct bb_kvm_spaces {
 /*
  * Keeps KVM's memory slots, ioeventfds and coalesced ranges as the two spaces have them, from now
  * on. What KVM refuses later ends the run, with a line on stderr.
+ * Nobody changes the map until it returns.
  * Returns BB_OK; BB_E_NOMEM; BB_E_SYSTEM saying what KVM refused.
  */
 int bb_kvm_follow(struct bb_kvm *kvm, const struct bb_kvm_spaces *spaces, struct bb_error *err);
