@@ -22,6 +22,7 @@
 #include "../../devices/serial/uart16550.h"
 #include "../../devices/timer/hpet.h"
 #include "../../devices/timer/pmtimer.h"
+#include "../../memory/ram.h"
 
 enum {
     PINS = 24,       /* of the I/O APIC */
