@@ -227,6 +227,7 @@ static void memory_removed(void *opaque, const struct bb_range *range)
 
     while (to < m->count && m->slots[to].gpa <= range->last) {
         struct slot *slot = &m->slots[to++];
+        m->logged -= (slot->flags & KVM_MEM_LOG_DIRTY_PAGES) != 0 ? 1 : 0;
         slot->flags = 0;
         if (set_slot(m, slot, 0) != 0) {
             refused(m, "KVM keeps memory at %#" PRIx64 " ('%s'): %s", slot->gpa,

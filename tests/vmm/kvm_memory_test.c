@@ -455,6 +455,27 @@ Test(kvm_memory, no_write_is_lost_to_the_log_when_memory_goes_while_vcpus_write_
     guest_drop(&guest);
 }
 
+Test(kvm_memory, memory_is_added_and_removed_under_a_vcpu_that_writes_it)
+{
+    enum { ROUNDS = 50 };
+
+    NEED_KVM(1);
+    guest_program(&guest, 0, code_count, sizeof(code_count), (struct kvm_regs){.rdi = BANK});
+    guest_start(&guest);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct bb_region *ram = guest_ram(&guest, "ram", PAGE, 0);
+        const uint32_t *word = bb_region_host(ram);
+        map(BANK, ram);
+        while (bb_load_relaxed(word) == 0) { /* until the guest has written there */
+        }
+        drop(ram); /* and what it was is unmapped from this process */
+    }
+    guest_stop(&guest);
+    cr_assert_eq(bb_stop_reason(&guest.stop, NULL), BB_STOP_NONE);
+    cr_assert_gt(bb_engine_stats(guest.ctx).unassigned_writes, 0u);
+    guest_drop(&guest);
+}
+
 Test(kvm_memory, slot_numbers_are_used_again)
 {
     NEED_KVM(1);
