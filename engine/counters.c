@@ -124,7 +124,7 @@ static bool claim(struct slot *slot, uint64_t serial)
     return true;
 }
 
-void bb_tally_(struct bb_ectx_ *e, const struct bb_region *region, bool write, int result)
+void bb_tally_(struct bb_ectx_ *e, struct bb_counted_ region, bool write, int result)
 {
     struct bb_heap *heap = e->engine->heap;
     struct bb_tally_ *tally = e->tally;
@@ -136,8 +136,8 @@ void bb_tally_(struct bb_ectx_ *e, const struct bb_region *region, bool write, i
         }
         bb_publish_(&e->tally, tally); /* pairs with visit_context() */
     }
-    struct slot *slot = need(heap, tally, region->count_index);
-    if (slot == NULL || !claim(slot, region->serial)) {
+    struct slot *slot = need(heap, tally, region.index);
+    if (slot == NULL || !claim(slot, region.serial)) {
         return;
     }
     add(write ? &slot->writes : &slot->reads, 1);

@@ -167,9 +167,9 @@ static int ram_part(struct bb_ectx_ *e, struct bb_transfer_ *t, uint64_t most,
     }
     /* Once for a region, however many parts it has. Relaxed: counting may begin an access late. */
     if (BB_UNLIKELY((bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_COUNT_) != 0) &&
-        (t->counted != leaf->region || result != BB_OK)) {
-        t->counted = leaf->region;
-        bb_tally_(e, leaf->region, write, result);
+        (t->counted != leaf->region->serial || result != BB_OK)) {
+        t->counted = leaf->region->serial;
+        bb_tally_(e, bb_counted_of_(leaf->region), write, result);
     }
     if (result != BB_OK) {
         return result;

@@ -15,7 +15,7 @@ struct bb_transfer_ {
     struct bb_attrs attrs;
     uint64_t length;
     uint64_t done;
-    const struct bb_region *counted; /* memory that it was last counted for; never followed */
+    uint64_t counted; /* serial of the memory that it was last counted for; 0: none */
 };
 
 /* Makes a transfer that does not wrap and is not empty, wherever the context stands. */

@@ -226,7 +226,8 @@ static int atomic_here(struct bb_ectx_ *e, const struct atomic *a, uint64_t *old
             bb_dirty_wrote_(leaf->region, found.offset, a->size);
         }
         if (leaf != NULL && (bb_load_relaxed(&e->mem.map->gate) & BB_SLOW_COUNT_) != 0) {
-            bb_tally_(e, leaf->region, true, result); /* relaxed: as in ram_part() (dma.c) */
+            bb_tally_(e, bb_counted_of_(leaf->region), true,
+                      result); /* relaxed: as in ram_part() (dma.c) */
         }
     }
     if (result != BB_OK) {

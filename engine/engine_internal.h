@@ -383,8 +383,16 @@ void bb_coalesce_drain_(struct bb_ectx_ *e);
 /* For bb-control, with nothing held and no chain begun: makes them unless somebody is at it. */
 void bb_coalesce_try_(struct bb_ectx_ *e);
 
-/* counters.c */
-void bb_tally_(struct bb_ectx_ *e, const struct bb_region *region, bool write, int result);
+/* counters.c. What counting needs of a region, which may be gone by then. */
+struct bb_counted_ {
+    uint64_t serial; /* never 0 */
+    uint32_t index;
+};
+static inline struct bb_counted_ bb_counted_of_(const struct bb_region *region)
+{
+    return (struct bb_counted_){.serial = region->serial, .index = region->count_index};
+}
+void bb_tally_(struct bb_ectx_ *e, struct bb_counted_ region, bool write, int result);
 void bb_tally_detach_(struct bb_ectx_ *e);
 int bb_tallies_create_(struct bb_engine *engine);
 void bb_tallies_destroy_(struct bb_engine *engine);

@@ -26,8 +26,9 @@
  * nothing is left by anybody that costs one look.
  *
  * Counting. An access counts once for each region that it meets, when it has left it; what is
- * posted or coalesced counts when it is made. Between two pieces the region is pinned, for its
- * section has ended; an access that is one piece, as nearly all are, writes no shared line.
+ * posted or coalesced counts when it is made. Between two pieces the region's section has ended,
+ * and it may be gone by the time that it is counted for: what is kept of it is what its slot is
+ * found by.
  */
 #include <string.h>
 
@@ -39,10 +40,9 @@ struct access {
     struct bb_space *space;
     struct bb_attrs attrs;
     bool write;
-    bool outermost;        /* no callback runs, and no effect */
-    bool in_users_section; /* which the access can't leave */
-    struct bb_region *met; /* not yet counted, pinned; NULL: none */
-    unsigned met_side;
+    bool outermost;         /* no callback runs, and no effect */
+    bool in_users_section;  /* which the access can't leave */
+    struct bb_counted_ met; /* the region that is not yet counted for; serial 0: none */
     int met_result;
 };
 
@@ -63,33 +63,27 @@ struct part {
 
 static void count_met(struct access *a)
 {
-    if (a->met != NULL) {
+    if (a->met.serial != 0) {
         bb_tally_(a->e, a->met, a->write, a->met_result);
-        bb_pins_put_(a->e->engine->rcu, a->met->pins, a->met_side);
-        a->met = NULL;
+        a->met.serial = 0;
     }
 }
 
 /* While the region is kept alive by a section or a pin. */
-static void count_part(struct access *a, struct part *p, int result)
+static void count_part(struct access *a, const struct part *p, int result)
 {
-    struct bb_region *region = p->leaf->region;
+    struct bb_counted_ region = bb_counted_of_(p->leaf->region);
 
     /* Relaxed: counting that has just been turned on or off may be seen late. */
     if ((bb_load_relaxed(&a->e->mem.map->gate) & BB_SLOW_COUNT_) == 0) {
         return;
     }
-    if (a->met == region) {
+    if (a->met.serial == region.serial) {
         a->met_result = a->met_result != BB_OK ? a->met_result : result;
     } else {
         count_met(a);
-        if (p->size == p->left) {
-            bb_tally_(a->e, region, a->write, result);
-        } else {
-            a->met = region;
-            a->met_side = bb_pins_get_(region->pins);
-            a->met_result = result;
-        }
+        a->met = region;
+        a->met_result = result;
     }
 }
 
@@ -178,7 +172,7 @@ static int outer_part(struct access *a, struct part *p)
     struct bb_ctx *ctx = &e->mem.base;
     struct bb_chain_ *chain = &e->chain;
     const struct bb_region *region = p->leaf->region;
-    struct bb_device *device = region->owner;
+    struct bb_device *device = p->leaf->owner; /* the region's own may be set meanwhile: adoption */
     uint16_t record = 0;
     int result;
 

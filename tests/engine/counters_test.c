@@ -376,3 +376,51 @@ Test(counters, lose_nothing_while_contexts_and_regions_come_and_go)
     worker_join(&worker);
     cr_assert_eq(count(&machine, a.region).sum.reads, passing.made);
 }
+
+/*
+ * A region that is removed in its own callback, by an access that goes on behind it: it is gone
+ * before the access counts for it.
+ */
+static unsigned region_gone;
+
+static void gone(void *opaque)
+{
+    (void)opaque;
+    bb_store_release(&region_gone, 1); /* pairs with wait_until_gone() */
+}
+
+static int remove_myself(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                         uint64_t value)
+{
+    (void)offset, (void)size, (void)value;
+    int result = bb_region_remove(ctx, probe->region, gone, NULL, NULL);
+    /* Until newcomers are told from who was there before: the removal is at its last wait. */
+    for (uint64_t end = host_ns() + 20000000; host_ns() < end;) {
+    }
+    return result;
+}
+
+static int wait_until_gone(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                           uint64_t value)
+{
+    (void)ctx, (void)probe, (void)offset, (void)size, (void)value;
+    uint64_t end = host_ns() + UINT64_C(20000000000);
+    while (bb_load_acquire(&region_gone) == 0 && host_ns() < end) { /* pairs with gone() */
+    }
+    return bb_load_acquire(&region_gone) == 1 ? BB_OK : BB_E_DEVICE;
+}
+
+Test(counters, of_an_access_do_not_keep_a_region_that_it_has_left)
+{
+    struct bb_region_config config = {.klass = BB_CLASS_MAY_SLEEP, .size_bytes = 0x1000};
+    struct probe first = {.write = remove_myself}, behind = {.write = wait_until_gone};
+
+    region_gone = 0;
+    probe_make_config(&machine, &first, "first", 2, &config);
+    probe_make_config(&machine, &behind, "behind", 3, &config);
+    mmio_write(&machine, first.gpa + 0xffc, 8, 1);
+    cr_assert_eq(behind.writes, 1);
+    cr_assert(equal(count(&machine, behind.region).sum, 0, 1, 0));
+    probe_drop(&first);
+    probe_drop(&behind);
+}
