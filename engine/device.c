@@ -317,7 +317,6 @@ int bb_device_adopt(struct bb_ctx *ctx, struct bb_device *device, struct bb_regi
          * bb_region_device(). */
         bb_store_release(&region->owner, device);
         region->device_name = device->name; /* for who looks at the map, under its lock */
-        region->device_name = device->name;
         bb_lock_release(ctx, &map->lock);
     }
     bb_lock_release(ctx, &device->engine->table);

@@ -64,14 +64,14 @@ static void cancel(struct bb_ctx *ctx, struct bb_device *device)
 }
 
 /*
- * The end of either first half, with the table lock released. Listeners that could not be told,
- * because something is held here, are told by bb-control: their events pin what is to go, and this
- * thread may wait for that before it comes to telling them. Where deferred memory is over its bound
- * this waits, or has the epilogue wait.
+ * The end of either first half, with the table lock released. What listeners have not been told,
+ * because something is held here, or by whoever committed in a callback that still runs, they are
+ * told by bb-control: their events pin what is to go, and this thread, or that callback, may wait
+ * for that. Where deferred memory is over its bound this waits, or has the epilogue wait.
  */
 static void settle(struct bb_ctx *ctx)
 {
-    if (bb_mem_ctx_(ctx)->untold) {
+    if (bb_listeners_untold_(bb_mem_ctx_(ctx)->map)) {
         bb_control_tell_(bb_ectx_(ctx)->engine);
     }
     if (bb_may_block_(bb_ectx_(ctx))) {

@@ -302,6 +302,12 @@ bool bb_listeners_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES])
     return first != NULL;
 }
 
+bool bb_listeners_untold_(const struct bb_map *map)
+{
+    /* Relaxed: the map's lock, which the caller's commit took after who queued, orders it. */
+    return bb_load_relaxed(&map->listeners->queue) != NULL;
+}
+
 void bb_listeners_settle_(struct bb_ctx *ctx)
 {
     struct bb_mem_ctx_ *mem = bb_mem_ctx_(ctx);

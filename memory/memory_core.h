@@ -505,5 +505,7 @@ bool bb_dirty_left_(const struct bb_map *map, char name[BB_CTX_NAME_BYTES]);
 
 /* listener.c: tells what commits made in callbacks have left untold. With nothing held. */
 void bb_listeners_settle_(struct bb_ctx *ctx);
+/* Whether there is such; a commit of the caller's comes behind all that may pin what it removed. */
+bool bb_listeners_untold_(const struct bb_map *map);
 
 #endif

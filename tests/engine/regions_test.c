@@ -488,6 +488,77 @@ Test(regions, of_others_are_gone_while_the_callback_that_removed_them_sleeps)
     MADE(bb_listener_remove(machine.ctx, listener, &err));
 }
 
+static int unmap_and_sleep(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
+                           uint64_t value)
+{
+    (void)offset, (void)size, (void)value;
+    if (bb_space_unmap(ctx, probe->arg, NULL) != BB_OK) {
+        abort();
+    }
+    door_open(&inside);
+    door_wait(&leave);
+    return BB_OK;
+}
+
+Test(regions, removed_in_a_section_do_not_wait_for_a_callback_that_has_unmapped_them_before)
+{
+    struct bb_region *ram = make_ram(0x1000);
+    struct bb_listener *listener = listen();
+    struct worker worker;
+
+    inside = (struct door)DOOR_INIT;
+    leave = (struct door)DOOR_INIT;
+    a = (struct probe){.write = unmap_and_sleep, .arg = ram};
+    probe_make(&machine, &a, "a", 0, BB_CLASS_MAY_SLEEP);
+    MADE(bb_space_map(machine.ctx, machine.mmio, BOX_GPA, ram, &err));
+    worker_start(&worker, &machine, "sleeper", write_a, NULL);
+    door_wait(&inside); /* what it has done is still to be told, and pins the region */
+    bb_rcu_read_lock(machine.ctx);
+    MADE(bb_region_remove(machine.ctx, ram, count_done, NULL, &err));
+    bb_rcu_read_unlock(machine.ctx);
+    bool done = done_comes();
+    door_open(&leave);
+    worker_join(&worker);
+    wait_done(1);
+    cr_assert(done, "it waited for another thread's access to return");
+    cr_assert_eq(bb_load_relaxed(&told), 1);
+    probe_drop(&a);
+    MADE(bb_listener_remove(machine.ctx, listener, &err));
+}
+
+static void read_wide(struct bb_ctx *ctx, void *arg)
+{
+    uint8_t bytes[16];
+
+    while (bb_load_relaxed((unsigned *)arg) == 0) { /* a flag that ends it */
+        if (bb_access_read(ctx, machine.mmio, 0, bytes, sizeof(bytes), (struct bb_attrs){0}) !=
+            BB_OK) {
+            abort();
+        }
+    }
+}
+
+Test(regions, of_memory_are_adopted_while_they_are_accessed)
+{
+    struct bb_device_config config = {.name = "owner"};
+    struct bb_device *device;
+    struct worker worker;
+    unsigned stop = 0;
+
+    worker_start(&worker, &machine, "reader", read_wide, &stop);
+    for (unsigned i = 0; i < 20; i++) {
+        struct bb_region *ram = make_ram(0x1000);
+        MADE(bb_device_create(machine.ctx, &config, &device, &err));
+        MADE(bb_region_place(machine.ctx, bb_space_root(machine.mmio), 0, ram, 1, &err));
+        let_go_on();
+        MADE(bb_device_adopt(machine.ctx, device, ram, &err));
+        let_go_on();
+        MADE(bb_device_remove_wait(machine.ctx, device, &err));
+    }
+    bb_store_relaxed(&stop, 1);
+    worker_join(&worker);
+}
+
 static int result_inside;
 static unsigned done_inside;
 
