@@ -28,9 +28,9 @@ BB_BEGIN_DECLS
  * access; BB_E_RANGE where the range wraps; BB_E_INVAL without a context, a space or bytes;
  * BB_E_LIMIT where it would have to be posted and the chain would then have more than
  * BB_DMA_POSTED_MAX bytes waiting, or its queue is full or its budget spent; BB_E_NOMEM where there
- * is no memory for what is posted; BB_E_CONTEXT as an access. Threads: the context's own; outside
- * callbacks a long copy leaves its read section every 64 KiB, so that a map change between two
- * parts may be seen, and a pause waits for the whole of it.
+ * is no memory for what is posted; BB_E_CONTEXT as an access.
+ * Threads: the context's own; outside callbacks a long copy leaves its read section every 64 KiB,
+ * so that a map change between two parts may be seen, and a pause waits for the whole of it.
  */
 enum { BB_DMA_POSTED_MAX = 1 << 20 };
 BB_API int bb_dma_read(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, void *bytes,
@@ -45,7 +45,8 @@ BB_API int bb_dma_fill(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa,
  * it is aligned and in RAM it is one relaxed-atomic access. *value is written on BB_OK alone.
  * Returns BB_OK; BB_E_DECODE, BB_E_DEVICE, BB_E_CONTEXT, BB_E_LIMIT as above; BB_E_RANGE for
  * another size or where it wraps; BB_E_INVAL for another order, without a context, a space or a
- * place for the value. Threads: the context's own.
+ * place for the value.
+ * Threads: the context's own.
  */
 BB_API int bb_dma_load(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsigned size,
                        enum bb_endian endian, struct bb_attrs attrs, uint64_t *value);
@@ -93,11 +94,12 @@ struct bb_dma_mapping;
  * than could be read into it. A mapping stays valid through any change of the map until it is
  * unmapped: the memory behind it is pinned, and the removal of its region waits. It belongs to the
  * engine, not to the thread, and outlives the context it was made with. Bounce buffers of an engine
- * together hold at most BB_BOUNCE_TOTAL bytes. Returns BB_OK; BB_E_RANGE for a length or a wrap;
- * BB_E_INVAL for a direction, without a context, a space, a length or a place; BB_E_DECODE,
- * BB_E_DEVICE where the first byte can't be had; BB_E_LIMIT where the bounce buffers are used up
- * (try again after an unmapping); BB_E_NOMEM; BB_E_CONTEXT. Threads: the context's own, also in
- * callbacks.
+ * together hold at most BB_BOUNCE_TOTAL bytes.
+ * Returns BB_OK; BB_E_RANGE for a length or a wrap; BB_E_INVAL for a direction, without a context,
+ * a space, a length or a place; BB_E_DECODE, BB_E_DEVICE where the first byte can't be had;
+ * BB_E_LIMIT where the bounce buffers are used up (try again after an unmapping); BB_E_NOMEM;
+ * BB_E_CONTEXT.
+ * Threads: the context's own, also in callbacks.
  */
 enum { BB_BOUNCE_MAX = 64 << 10, BB_BOUNCE_TOTAL = 16 << 20 };
 BB_API int bb_dma_map(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, uint64_t *length,
@@ -111,9 +113,10 @@ BB_API bool bb_dma_bounced(const struct bb_dma_mapping *mapping);
 /*
  * Ends a mapping; `written` bytes from its beginning were written by the host (0 where it only
  * read; more than was mapped means all): they are marked dirty, or written back from the bounce
- * buffer, where the direction has TO_GUEST, to where the address leads now. Returns BB_OK, or what
- * writing back returned, and the mapping is gone either way; BB_E_INVAL, with nothing done, without
- * a context of its engine or a mapping. Threads: any with a context, also in callbacks.
+ * buffer, where the direction has TO_GUEST, to where the address leads now.
+ * Returns BB_OK, or what writing back returned, and the mapping is gone either way; BB_E_INVAL,
+ * with nothing done, without a context of its engine or a mapping.
+ * Threads: any with a context, also in callbacks.
  */
 BB_API int bb_dma_unmap(struct bb_ctx *ctx, struct bb_dma_mapping *mapping, uint64_t written);
 

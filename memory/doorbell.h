@@ -55,11 +55,12 @@ struct bb_doorbell {
 
 /*
  * Adds to a transaction: a doorbell is put on an I/O region or a ROM device, or the one with the
- * same offset, size, match and value taken off. Returns BB_OK; BB_E_INVAL for a region of another
- * kind, a size that is none of these, a value to match without a size, and, to add, a descriptor
- * below 0; BB_E_RANGE for a value that a write of that size can't have, and, to add, an end outside
- * the region; BB_E_NOMEM. At commit: BB_E_EXIST where it has one already that the same write would
- * ring; BB_E_NOENT where there is none to take off; BB_E_LIMIT past BB_DOORBELLS_MAX on one region.
+ * same offset, size, match and value taken off.
+ * Returns BB_OK; BB_E_INVAL for a region of another kind, a size that is none of these, a value to
+ * match without a size, and, to add, a descriptor below 0; BB_E_RANGE for a value that a write of
+ * that size can't have, and, to add, an end outside the region; BB_E_NOMEM.
+ * At commit: BB_E_EXIST where it has one already that the same write would ring; BB_E_NOENT where
+ * there is none to take off; BB_E_LIMIT past BB_DOORBELLS_MAX on one region.
  * Threads: the thread that began the transaction.
  */
 enum { BB_DOORBELLS_MAX = 1024 };
@@ -71,10 +72,12 @@ BB_API int bb_txn_doorbell_remove(struct bb_txn *txn, struct bb_region *region,
 /*
  * Adds to a transaction: writes to [offset, offset + length) of an I/O region are coalesced; or no
  * longer. Only regions of class LOCKFREE and DEVICE_LOCK: others may wait for who waits for the
- * buffers. Returns BB_OK; BB_E_UNSUPPORTED for another class; BB_E_INVAL for another kind;
- * BB_E_RANGE for a length of 0, or, to add, an end outside the region; BB_E_NOMEM. At commit:
- * BB_E_EXIST where it overlaps a coalesced range; BB_E_NOENT where there is no such range;
- * BB_E_LIMIT past BB_COALESCED_MAX on one region. Threads: the thread that began the transaction.
+ * buffers.
+ * Returns BB_OK; BB_E_UNSUPPORTED for another class; BB_E_INVAL for another kind; BB_E_RANGE for a
+ * length of 0, or, to add, an end outside the region; BB_E_NOMEM.
+ * At commit: BB_E_EXIST where it overlaps a coalesced range; BB_E_NOENT where there is no such
+ * range; BB_E_LIMIT past BB_COALESCED_MAX on one region.
+ * Threads: the thread that began the transaction.
  */
 enum { BB_COALESCED_MAX = 1024 };
 BB_API int bb_txn_coalesce(struct bb_txn *txn, struct bb_region *region, uint64_t offset,

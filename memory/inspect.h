@@ -33,9 +33,11 @@ struct bb_tree_node {
 /*
  * Visits the tree below a space's root, each region before its children, those in rising order of
  * offset, then falling priority; targets of aliases are not walked into. `visit` stops it by
- * returning false. Returns BB_OK; before any visit BB_E_NOMEM, or BB_E_CONTEXT in a callback or a
- * section or under a lock. Threads: the context's own; holds the map's lock meanwhile, so `visit`
- * must not change the map, look at it in this way again, or take long.
+ * returning false.
+ * Returns BB_OK; before any visit BB_E_NOMEM, or BB_E_CONTEXT in a callback or a section or under a
+ * lock.
+ * Threads: the context's own; holds the map's lock meanwhile, so `visit` must not change the map,
+ * look at it in this way again, or take long.
  */
 BB_API int bb_tree_each(struct bb_ctx *ctx, struct bb_space *space,
                         bool (*visit)(void *opaque, const struct bb_tree_node *node), void *opaque);
@@ -71,8 +73,9 @@ BB_API void bb_dispatch_each(struct bb_ctx *ctx, struct bb_space *space,
 enum bb_print { BB_PRINT_TREE = 1, BB_PRINT_FLAT = 2, BB_PRINT_DISPATCH = 4, BB_PRINT_ALL = 7 };
 /*
  * Writes all spaces as text, a line at a time without its end: `what` is enum bb_print, OR-ed. Each
- * part is of one moment, and `put` is called where its visits are. Returns as bb_tree_each(), after
- * whole parts. Threads: as bb_tree_each().
+ * part is of one moment, and `put` is called where its visits are.
+ * Returns as bb_tree_each(), after whole parts.
+ * Threads: as bb_tree_each().
  */
 BB_API int bb_map_print(struct bb_ctx *ctx, unsigned what,
                         void (*put)(void *opaque, const char *line), void *opaque);

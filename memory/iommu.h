@@ -42,11 +42,10 @@ struct bb_iommu_ops {
      * that does not permit the access is a fault likewise (BB_E_DEVICE): the callback is asked each
      * time, so that it can record each fault. An entry that does not cover `iova`, is not aligned
      * or has no target in this engine is a device error, counted. A fault stands for the access as
-     * far as it lies in the same 4 KiB.
-     * Runs in a read section, perhaps under the lock of the device that makes the access:
-     * lock-free. It may read RAM with bb_dma_load() and send messages; other writes that it makes
-     * are posted, other reads refused. Tables that are themselves reached through an IOMMU are
-     * translated BB_IOMMU_NEST_MAX deep.
+     * far as it lies in the same 4 KiB. Runs in a read section, perhaps under the lock of the
+     * device that makes the access: lock-free. It may read RAM with bb_dma_load() and send
+     * messages; other writes that it makes are posted, other reads refused. Tables that are
+     * themselves reached through an IOMMU are translated BB_IOMMU_NEST_MAX deep.
      */
     int (*translate)(struct bb_ctx *ctx, void *opaque, bb_gpa_t iova, enum bb_iommu_access access,
                      struct bb_attrs attrs, struct bb_iommu_entry *entry);
@@ -65,9 +64,10 @@ struct bb_iommu_config {
  * share. To be called after the tables were changed. When it returns, no access that begins uses
  * them. `done` (may be NULL) is called on bb-complete once no access that began before uses them
  * either; but a MAY_SLEEP or EXTERNAL_LOCK callback that such an access has reached is not waited
- * for, and a mapping made with bb_dma_map() stays: its owner adds a notifier. Returns BB_OK;
- * BB_E_INVAL for a region of another kind; BB_E_RANGE for first > last; BB_E_NOMEM (then the
- * translations are void all the same, notifiers were called, and `done` will not be called).
+ * for, and a mapping made with bb_dma_map() stays: its owner adds a notifier.
+ * Returns BB_OK; BB_E_INVAL for a region of another kind; BB_E_RANGE for first > last; BB_E_NOMEM
+ * (then the translations are void all the same, notifiers were called, and `done` will not be
+ * called).
  * Threads: the context's own, also in callbacks; lock-free but for the notifiers'.
  */
 BB_API int bb_iommu_invalidate(struct bb_ctx *ctx, struct bb_region *iommu, bb_gpa_t first,
@@ -94,9 +94,10 @@ struct bb_iommu_notifier_config {
 /*
  * Adds or removes a notifier. Both are called in a read section by whoever invalidates or
  * announces, perhaps by several at once; they must not block. After bb_iommu_notifier_remove()
- * `done` (may be NULL) is called on bb-complete when neither runs nor will run. Returns BB_OK;
- * BB_E_INVAL for a region of another kind, no callback; BB_E_RANGE; BB_E_NOMEM. Threads: the
- * context's own; take the map's lock. Lifetime: removed before its region.
+ * `done` (may be NULL) is called on bb-complete when neither runs nor will run.
+ * Returns BB_OK; BB_E_INVAL for a region of another kind, no callback; BB_E_RANGE; BB_E_NOMEM.
+ * Threads: the context's own; take the map's lock.
+ * Lifetime: removed before its region.
  */
 BB_API int bb_iommu_notifier_add(struct bb_ctx *ctx, struct bb_region *iommu,
                                  const struct bb_iommu_notifier_config *config,

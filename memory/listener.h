@@ -97,11 +97,11 @@ struct bb_listener_config {
 
 /*
  * Adds a listener, telling it of all there is (begin, added for each range, commit), or removes
- * one, telling it that all is removed. Logs that run are started and stopped likewise. Returns
- * BB_OK; BB_E_INVAL without name, space or ops; BB_E_NOMEM; BB_E_CONTEXT inside any callback,
- * section, pin or lock.
- * Threads: the context's own; takes the map's locks. Lifetime: after bb_listener_remove() no hook
- * runs; bb_engine_destroy() wants it called first.
+ * one, telling it that all is removed. Logs that run are started and stopped likewise.
+ * Returns BB_OK; BB_E_INVAL without name, space or ops; BB_E_NOMEM; BB_E_CONTEXT inside any
+ * callback, section, pin or lock.
+ * Threads: the context's own; takes the map's locks.
+ * Lifetime: after bb_listener_remove() no hook runs; bb_engine_destroy() wants it called first.
  */
 BB_API int bb_listener_add(struct bb_ctx *ctx, const struct bb_listener_config *config,
                            struct bb_listener **listener, struct bb_error *err);

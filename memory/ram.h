@@ -70,9 +70,9 @@ struct bb_ram_config {
  * the backing, naming the field; also for a descriptor that is not open for what is asked, and a
  * file that is not a regular one; BB_E_RANGE for a size of 0 or too large, a maximum below the
  * size, a file too short for it; BB_E_NOMEM; BB_E_UNSUPPORTED where the host has no such pages or
- * nodes; BB_E_SYSTEM where the operating system refused, with its reason. Threads: the context's
- * own; allocates, may block in the operating system (prefaulting: long). Lifetime: until
- * bb_region_remove().
+ * nodes; BB_E_SYSTEM where the operating system refused, with its reason.
+ * Threads: the context's own; allocates, may block in the operating system (prefaulting: long).
+ * Lifetime: until bb_region_remove().
  */
 BB_API int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config,
                          struct bb_region **region, struct bb_error *err);
@@ -80,7 +80,8 @@ BB_API int bb_ram_create(struct bb_ctx *ctx, const struct bb_ram_config *config,
 /*
  * The descriptor behind MEMFD, HUGETLB and FILE memory and the offset of the region's first byte in
  * it (may be NULL), for other processes that map it too; -1 for other regions and private files,
- * *offset untouched. Threads: any; wait-free.
+ * *offset untouched.
+ * Threads: any; wait-free.
  * Lifetime: the region's own; duplicate it to keep it.
  */
 BB_API int bb_ram_fd(const struct bb_region *region, uint64_t *offset);

@@ -69,13 +69,12 @@ enum bb_class {
 enum bb_endian { BB_LITTLE_ENDIAN, BB_BIG_ENDIAN };
 
 /*
- * Callbacks of an I/O region. `offset` is from the region's start; `size` is 1, 2, 4 or 8 and
- * obeys the implemented sizes of the rules. Values are in host order, already converted from the
- * region's endianness; only the low `size` bytes count.
- * Return BB_OK, or BB_E_DEVICE for an access that the device refuses (counted; a read then yields
- * what the space says refused reads yield).
- * The context is the calling thread's; through it the callback makes nested accesses, sets lines,
- * arms timers, posts effects.
+ * Callbacks of an I/O region. `offset` is from the region's start; `size` is 1, 2, 4 or 8 and obeys
+ * the implemented sizes of the rules. Values are in host order, already converted from the region's
+ * endianness; only the low `size` bytes count. Return BB_OK, or BB_E_DEVICE for an access that the
+ * device refuses (counted; a read then yields what the space says refused reads yield). The context
+ * is the calling thread's; through it the callback makes nested accesses, sets lines, arms timers,
+ * posts effects.
  */
 struct bb_region_ops {
     int (*read)(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size, uint64_t *value);
@@ -101,8 +100,8 @@ struct bb_region_ops {
  *
  * A value of n bytes at offset o stands for the region's bytes o to o + n - 1, the one at o least
  * significant where the region is little-endian, most significant where it is big-endian. So a
- * big-endian region sees an access swapped at its size, and a split one as a big-endian guest
- * would make it: the piece at the lowest offset is the most significant.
+ * big-endian region sees an access swapped at its size, and a split one as a big-endian guest would
+ * make it: the piece at the lowest offset is the most significant.
  *
  * A zero size means 1 for a minimum and 8 for a maximum, so all zero means: 1 to 8 valid, 1 to 8
  * implemented, aligned only, little-endian. The region's size is a multiple of impl_min.
@@ -154,10 +153,11 @@ struct bb_region_config {
 };
 
 /*
- * Makes a container: a region that shows its children and nothing of its own.
- * `size_bytes` is 1 to 2^64 - 2, or BB_SIZE_ALL.
+ * Makes a container: a region that shows its children and nothing of its own. `size_bytes` is 1 to
+ * 2^64 - 2, or BB_SIZE_ALL.
  * Returns BB_OK; BB_E_INVAL without a name or a place; BB_E_RANGE for a size of 0; BB_E_NOMEM.
- * Threads: the context's own; allocates. Lifetime: until bb_region_remove().
+ * Threads: the context's own; allocates.
+ * Lifetime: until bb_region_remove().
  */
 BB_API int bb_container_create(struct bb_ctx *ctx, const char *name, uint64_t size_bytes,
                                struct bb_region **region, struct bb_error *err);
@@ -177,10 +177,11 @@ struct bb_alias_config {
 };
 
 /*
- * Makes an alias. Returns as bb_container_create(), and BB_E_INVAL without a target, BB_E_RANGE
- * where offset and size wrap, BB_E_STATE where the target is being removed. Threads: the context's
- * own; allocates, takes the map's lock. Lifetime: until bb_region_remove(); the target may be
- * removed before it.
+ * Makes an alias.
+ * Returns as bb_container_create(), and BB_E_INVAL without a target, BB_E_RANGE where offset and
+ * size wrap, BB_E_STATE where the target is being removed.
+ * Threads: the context's own; allocates, takes the map's lock.
+ * Lifetime: until bb_region_remove(); the target may be removed before it.
  */
 BB_API int bb_alias_create(struct bb_ctx *ctx, const struct bb_alias_config *config,
                            struct bb_region **region, struct bb_error *err);
@@ -195,7 +196,8 @@ BB_API void *bb_region_host(const struct bb_region *region);
 /*
  * Name, kind, class and owner (NULL: none) as configured; the size now, BB_SIZE_ALL for 2^64; and
  * the device's table of paths with its length.
- * Threads: any; wait-free. Lifetime: what is returned is the region's.
+ * Threads: any; wait-free.
+ * Lifetime: what is returned is the region's.
  */
 BB_API enum bb_kind bb_region_kind(const struct bb_region *region);
 BB_API struct bb_device *bb_region_device(const struct bb_region *region);

@@ -2,13 +2,13 @@
 /*
  * Address spaces and the transactions that change them.
  *
- * An engine has one map: the set of its address spaces, published as a whole through one pointer.
- * A space shows the tree of regions below its root; what it shows is kept as a flat view, each part
- * of which is rendered anew only where a change can be seen.
- * A transaction collects changes over any of the spaces and makes them visible at once; readers
- * see all of it or none. Its cost follows the change, not the map: a path-copied radix tree. (An
- * access that straddles regions is one access of each, in rising order of address, as on a bus:
- * each of them sees the map whole, and none an older one than those before it.)
+ * An engine has one map: the set of its address spaces, published as a whole through one pointer. A
+ * space shows the tree of regions below its root; what it shows is kept as a flat view, each part
+ * of which is rendered anew only where a change can be seen. A transaction collects changes over
+ * any of the spaces and makes them visible at once; readers see all of it or none. Its cost follows
+ * the change, not the map: a path-copied radix tree. (An access that straddles regions is one
+ * access of each, in rising order of address, as on a bus: each of them sees the map whole, and
+ * none an older one than those before it.)
  *
  * Changes are made in the order in which they were added, each judged by what those before it left;
  * that no two enabled siblings of one priority overlap is judged once at the end, so that a
@@ -61,8 +61,9 @@ enum {
 /*
  * Creates an empty address space.
  * Returns BB_OK; BB_E_RANGE for bits over 64; BB_E_INVAL without a name, or for an unknown kind of
- * space or fill; BB_E_LIMIT past BB_SPACES_MAX; BB_E_NOMEM. Threads: the context's own; takes the
- * map's lock. Lifetime: the engine's.
+ * space or fill; BB_E_LIMIT past BB_SPACES_MAX; BB_E_NOMEM.
+ * Threads: the context's own; takes the map's lock.
+ * Lifetime: the engine's.
  */
 BB_API int bb_space_create(struct bb_ctx *ctx, const struct bb_space_config *config,
                            struct bb_space **space, struct bb_error *err);
@@ -72,14 +73,16 @@ BB_API const char *bb_space_name(const struct bb_space *space);
 
 /*
  * Its root: a container as wide as the space, into which regions are put and which aliases may show
- * in other spaces. It can't itself be put anywhere, moved, resized, disabled or removed. Threads:
- * any; wait-free. Lifetime: the space's.
+ * in other spaces. It can't itself be put anywhere, moved, resized, disabled or removed.
+ * Threads: any; wait-free.
+ * Lifetime: the space's.
  */
 BB_API struct bb_region *bb_space_root(const struct bb_space *space);
 
 /*
  * Begins a transaction. Nothing is locked until it is committed.
- * Returns BB_OK or BB_E_NOMEM. Threads: the context's own; allocates.
+ * Returns BB_OK or BB_E_NOMEM.
+ * Threads: the context's own; allocates.
  * Lifetime: until bb_txn_commit() or bb_txn_abort(), on the same thread.
  */
 BB_API int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error *err);
@@ -87,17 +90,17 @@ BB_API int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error
 /*
  * Begins a transaction inside another: what is added to it joins `parent`'s changes, behind them,
  * when it is committed, and becomes visible with them; aborted, it leaves nothing there. While it
- * is open `parent` takes no changes. Any depth. Returns BB_OK; BB_E_INVAL without a parent;
- * BB_E_STATE where the parent has one open; BB_E_NOMEM.
+ * is open `parent` takes no changes. Any depth.
+ * Returns BB_OK; BB_E_INVAL without a parent; BB_E_STATE where the parent has one open; BB_E_NOMEM.
  */
 BB_API int bb_txn_nest(struct bb_txn *parent, struct bb_txn **txn, struct bb_error *err);
 
 /*
  * Adds one change: puts `region` into `container` at `offset`, with a priority; the higher one is
- * in front. The end of the container clips it. Returns BB_OK; BB_E_NOMEM; BB_E_INVAL where
- * `container` is an alias or an IOMMU, or `region` a space's root; BB_E_RANGE where offset and size
- * wrap at 2^64. Threads: the thread that began it;
- * allocates.
+ * in front. The end of the container clips it.
+ * Returns BB_OK; BB_E_NOMEM; BB_E_INVAL where `container` is an alias or an IOMMU, or `region` a
+ * space's root; BB_E_RANGE where offset and size wrap at 2^64.
+ * Threads: the thread that began it; allocates.
  */
 BB_API int bb_txn_place(struct bb_txn *txn, struct bb_region *container, bb_gpa_t offset,
                         struct bb_region *region, int priority, struct bb_error *err);
@@ -137,16 +140,17 @@ BB_API int bb_txn_read_only(struct bb_txn *txn, struct bb_region *region, bool r
                             struct bb_error *err);
 
 /*
- * Makes every change of the transaction visible at once, and frees it, whether it succeeds or not.
- * A nested one hands its changes to its parent. Returns BB_OK; or, with nothing changed: BB_E_EXIST
- * where two enabled siblings of one priority overlap (the text names both and the overlap) or a
- * region is in a place already; BB_E_NOENT where a region to be unmapped or moved is in none;
- * BB_E_STATE where a region is being removed, or has a nested transaction open; BB_E_INVAL where a
- * region would contain itself; BB_E_LIMIT past the bounds above; BB_E_NOMEM. Threads: the thread
- * that began it; takes the map's lock for the time of the change. Where deferred memory is over its
- * bound it waits for grace periods, or, inside a callback, has the chain's epilogue wait; listeners
- * likewise are told by the epilogue then. Ordering: a thread that is told of the commit by the
- * committer sees it in its next access.
+ * Makes every change of the transaction visible at once, and frees it, whether it succeeds or not
+ * (but where a nested one is open: then it stays). A nested one hands its changes to its parent.
+ * Returns BB_OK; or, with nothing changed: BB_E_EXIST where two enabled siblings of one priority
+ * overlap (the text names both and the overlap) or a region is in a place already; BB_E_NOENT where
+ * a region to be unmapped or moved is in none; BB_E_STATE where a region is being removed, or has a
+ * nested transaction open; BB_E_INVAL where a region would contain itself; BB_E_LIMIT past the
+ * bounds above; BB_E_NOMEM.
+ * Threads: the thread that began it; takes the map's lock for the time of the change. Where
+ * deferred memory is over its bound it waits for grace periods, or, inside a callback, has the
+ * chain's epilogue wait; listeners likewise are told by the epilogue then.
+ * Ordering: a thread that is told of the commit by the committer sees it in its next access.
  */
 BB_API int bb_txn_commit(struct bb_txn *txn, struct bb_error *err);
 
@@ -165,8 +169,9 @@ BB_API int bb_region_move(struct bb_ctx *ctx, struct bb_region *region, bb_gpa_t
                           struct bb_error *err);
 
 /*
- * Visits what is mapped in a space, in rising order of address, as of one moment. `visit` runs in
- * a read section and stops the walk by returning false. Threads: the context's own.
+ * Visits what is mapped in a space, in rising order of address, as of one moment. `visit` runs in a
+ * read section and stops the walk by returning false.
+ * Threads: the context's own.
  */
 BB_API void bb_space_each(struct bb_ctx *ctx, struct bb_space *space,
                           bool (*visit)(void *opaque, bb_gpa_t first, bb_gpa_t last,
