@@ -139,7 +139,22 @@ static int stale_add(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gp
 int bb_commit_stale_(struct bb_commit_ *commit, struct bb_region *region, uint64_t first,
                      uint64_t last)
 {
-    return bb_instances_(region, first, last, !commit->removal, stale_add, commit->map);
+    struct bb_map *map = commit->map;
+    int result = commit->whole ? BB_OK : bb_instances_(region, first, last, stale_add, map);
+
+    if (result != BB_E_LIMIT || !commit->removal) {
+        return result;
+    }
+    /* Too many to look for. What is shown has been rendered before, so all of it can be again. */
+    commit->whole = true;
+    map->scratch->stale_count = 0;
+    for (uint32_t i = 0; i < map->space_count; i++) {
+        result = stale_add(map, map->space[i], 0, map->space[i]->last);
+        if (result != BB_OK) {
+            return result;
+        }
+    }
+    return BB_OK;
 }
 
 static void scratch_trim(struct bb_scratch_ *scratch, struct bb_heap *heap)

@@ -89,6 +89,7 @@ struct bb_commit_ {
     uint64_t changed; /* a bit for each space whose view changes, by index */
     bool telling;     /* the listeners' lock is held */
     bool removal;     /* nothing is too much: see render.c */
+    bool whole;       /* of a removal: every space is stale from end to end */
 };
 
 /*
@@ -140,7 +141,7 @@ int bb_render_(struct bb_heap *heap, struct bb_region *root, bb_gpa_t first, bb_
  * Calls `emit` for each part of a space in which [first, last] of a region would be seen if nothing
  * hid it. BB_OK, what `emit` returned, or BB_E_LIMIT.
  */
-int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last, bool bounded,
+int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last,
                   int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last),
                   void *opaque);
 

@@ -16,8 +16,10 @@
  * place wraps, since transactions refuse places from which a region would reach past 2^64.
  *
  * Bounds: the depth and the number of steps of a walk are counted, for aliases of aliases can show
- * a region in more places than there is memory. A removal is not bounded: it looks only at places
- * that earlier commits, within the bounds, have rendered. For the same reason walking up leaves out
+ * a region in more places than there is memory. The rendering that a removal asks for is not
+ * bounded: it looks only at places that earlier commits, within the bounds, have rendered. Walking
+ * up has no such excuse, since a disabled container, or one that clips, can hide any number of
+ * places; a removal that meets too many renders everything anew (commit.c). Walking up leaves out
  * what is below no space's root: regions that are not attached may show one another as often as
  * they like.
  */
@@ -300,9 +302,7 @@ struct ascent {
     int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last);
     void *opaque;
     uint64_t steps;
-    uint64_t steps_max;
     unsigned depth;
-    unsigned depth_max;
 };
 
 static int ascend(struct ascent *ascent, struct bb_region *region, uint64_t first, uint64_t last)
@@ -312,7 +312,7 @@ static int ascend(struct ascent *ascent, struct bb_region *region, uint64_t firs
     if (!region->enabled || region->removing || region->attached == 0 || first > region->last) {
         return BB_OK;
     }
-    if (++ascent->steps > ascent->steps_max || ascent->depth == ascent->depth_max) {
+    if (++ascent->steps > BB_INSTANCES_MAX || ascent->depth == BB_DEPTH_MAX) {
         return BB_E_LIMIT;
     }
     if (last > region->last) {
@@ -335,16 +335,11 @@ static int ascend(struct ascent *ascent, struct bb_region *region, uint64_t firs
     return result;
 }
 
-int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last, bool bounded,
+int bb_instances_(struct bb_region *region, uint64_t first, uint64_t last,
                   int (*emit)(void *opaque, struct bb_space *space, bb_gpa_t first, bb_gpa_t last),
                   void *opaque)
 {
-    struct ascent ascent = {
-        .emit = emit,
-        .opaque = opaque,
-        .steps_max = bounded ? BB_INSTANCES_MAX : UINT64_MAX,
-        .depth_max = bounded ? BB_DEPTH_MAX : 4 * BB_DEPTH_MAX, /* through what is hidden, too */
-    };
+    struct ascent ascent = {.emit = emit, .opaque = opaque};
 
     return ascend(&ascent, region, first, last);
 }

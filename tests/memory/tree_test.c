@@ -435,6 +435,45 @@ Test(tree, a_tree_deeper_than_the_bound_is_refused_where_it_would_be_shown)
     }
 }
 
+/*
+ * Hidden, it may have any number of places: nothing was rendered when they were made. To look at
+ * each of them would take years.
+ */
+Test(tree, removal_of_what_is_hidden_in_2_to_the_60_places_ends)
+{
+    enum { LEVELS = 61 };
+    struct bb_region *box[LEVELS], *pair[LEVELS][2];
+    struct bb_region *leaf = io("leaf", 0x10), *near = io("near", 0x10);
+    struct bb_region *cupboard = container("cupboard", 0x1000), *window = alias("w", leaf, 0, 0x10);
+
+    map(0x8000, window, 0);
+    map(0x9000, near, 0);
+    cr_assert_eq(bb_region_enable(fixture.ctx, cupboard, false, NULL), BB_OK);
+    map(0, cupboard, 0);
+    box[0] = container("box", 0x10);
+    place(box[0], 0, leaf, 0);
+    for (unsigned i = 1; i < LEVELS; i++) {
+        box[i] = container("box", 0x10);
+        for (unsigned j = 0; j < 2; j++) {
+            pair[i][j] = alias("same", box[i - 1], 0, 0x10);
+            place(box[i], 0, pair[i][j], (int)j);
+        }
+    }
+    place(cupboard, 0, box[LEVELS - 1], 0);
+    SHOWS("8000-800f leaf, 9000-900f near");
+    drop(leaf);
+    SHOWS("9000-900f near");
+    drop(cupboard);
+    for (unsigned i = 1; i < LEVELS; i++) {
+        drop(pair[i][0]);
+        drop(pair[i][1]);
+        drop(box[i]);
+    }
+    drop(box[0]);
+    drop(window);
+    drop(near);
+}
+
 Test(tree, no_memory_at_any_allocation_changes_nothing)
 {
     struct bb_region *back = io("back", 0x1000), *box = container("box", 0x1000);
