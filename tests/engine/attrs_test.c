@@ -6,7 +6,9 @@ static struct machine machine;
 
 static void setup(void)
 {
-    machine_make(&machine, NULL);
+    struct bb_engine_config config = {.external_lock = outer_hooks};
+
+    machine_make(&machine, &config);
 }
 
 static void teardown(void)
@@ -41,7 +43,7 @@ static int write4(struct bb_ctx *ctx, bb_gpa_t gpa, struct bb_attrs attrs)
 
 Test(attrs, a_callback_of_every_class_sees_those_of_its_access)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         struct bb_region_config config = {.klass = (enum bb_class)klass};
         struct recorder device = {0};
         uint64_t value;

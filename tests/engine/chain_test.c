@@ -36,7 +36,8 @@ static int deliver(struct bb_ctx *ctx, void *opaque, uint64_t address, uint32_t 
 
 static void setup(void)
 {
-    struct bb_engine_config config = {.msi_sink = {.deliver = deliver}};
+    struct bb_engine_config config = {.msi_sink = {.deliver = deliver},
+                                      .external_lock = outer_hooks};
 
     message_count = 0;
     trace[0] = '\0';
@@ -109,7 +110,7 @@ Test(chain, a_read_that_may_not_run_at_once_is_a_device_error_and_counted)
 {
     uint64_t value = 0;
 
-    for (unsigned klass = BB_CLASS_DEVICE_LOCK; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_DEVICE_LOCK; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         uint64_t before = bb_engine_stats(machine.ctx).nested_refused;
         a = (struct probe){.read = read_other, .arg = &b};
         b = (struct probe){0};
@@ -141,7 +142,7 @@ static int dma(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigne
 
 Test(chain, ram_is_reached_at_once_whatever_the_chain_holds)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         a = (struct probe){.write = dma};
         probe_make(&machine, &a, "a", 0, (enum bb_class)klass);
         mmio_write(&machine, a.gpa, 8, 0x1122334455667788 + klass);
@@ -420,7 +421,7 @@ static int post_calls(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, 
 
 Test(chain, posted_calls_run_in_order_with_nothing_held_before_the_access_returns)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         call_order = 0;
         call_depths = 0;
         a = (struct probe){.write = post_calls};
@@ -466,7 +467,7 @@ static void assert_all_refused(const char *where)
 
 Test(chain, blocking_calls_are_refused_wherever_they_could_deadlock)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         a = (struct probe){.write = try_blocking};
         probe_make(&machine, &a, "a", 0, (enum bb_class)klass);
         memset(results, 0, sizeof(results));
@@ -542,7 +543,7 @@ static int remove_self(struct bb_ctx *ctx, struct probe *probe, uint64_t offset,
 
 Test(chain, a_device_may_remove_itself_in_its_own_callback)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         uint64_t value;
 
         a = (struct probe){.write = remove_self};

@@ -20,8 +20,6 @@
 enum { TOKENS = 3, NOISES = 3, RANGE = 0x80 };
 
 static struct machine machine;
-static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
-static __thread bool outer_held;
 
 static struct {
     uint32_t stop;     /* main's; relaxed: a hint */
@@ -43,26 +41,6 @@ static struct {
 
 static struct probe counted, noisy, sleepy, locked;
 static uint64_t seed;
-
-static void outer_lock(void *opaque)
-{
-    (void)opaque;
-    pthread_mutex_lock(&outer);
-    outer_held = true;
-}
-
-static void outer_unlock(void *opaque)
-{
-    (void)opaque;
-    outer_held = false;
-    pthread_mutex_unlock(&outer);
-}
-
-static bool outer_is_held(void *opaque)
-{
-    (void)opaque;
-    return outer_held;
-}
 
 static uint64_t draw(uint64_t *state)
 {
@@ -287,7 +265,7 @@ static void run(enum bb_lock_mode mode, uint64_t duration_ns)
 {
     struct bb_engine_config config = {
         .lock_mode = mode,
-        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+        .external_lock = outer_hooks,
     };
     struct worker worker[TOKENS + NOISES], visitor;
     struct actor actor[TOKENS + NOISES];

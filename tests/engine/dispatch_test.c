@@ -11,7 +11,9 @@ static struct machine machine;
 
 static void setup(void)
 {
-    machine_make(&machine, NULL);
+    struct bb_engine_config config = {.external_lock = outer_hooks};
+
+    machine_make(&machine, &config);
 }
 
 static void teardown(void)
@@ -124,7 +126,7 @@ static int refuse_write(struct bb_ctx *ctx, struct probe *probe, uint64_t offset
 
 Test(dispatch, a_refusing_device_is_a_device_error_that_reads_ones)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         struct probe probe = {.read = refuse_read, .write = refuse_write};
         uint64_t value = 0;
         uint64_t before = bb_engine_stats(machine.ctx).refused;
@@ -153,6 +155,7 @@ struct seen {
     bool section;
     bool lock;
     bool pin;
+    bool outer;
     unsigned depth;
 };
 
@@ -167,6 +170,7 @@ static int note_state(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, 
     seen->section = bb_section_active_(ctx);
     seen->lock = ctx->lock_depth != 0;
     seen->pin = ctx->pin_depth != 0;
+    seen->outer = outer_is_held(NULL);
     seen->depth = ctx->callback_depth;
     return BB_OK;
 }
@@ -177,9 +181,10 @@ Test(dispatch, each_class_runs_its_callback_where_it_says)
         [BB_CLASS_LOCKFREE] = {.section = true, .depth = 1},
         [BB_CLASS_DEVICE_LOCK] = {.section = true, .lock = true, .depth = 1},
         [BB_CLASS_MAY_SLEEP] = {.pin = true, .depth = 1},
+        [BB_CLASS_EXTERNAL_LOCK] = {.pin = true, .outer = true, .depth = 1},
     };
 
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         struct seen seen = {0};
         struct probe probe = {.read = note_state, .arg = &seen};
 
@@ -188,6 +193,7 @@ Test(dispatch, each_class_runs_its_callback_where_it_says)
         cr_assert_eq(seen.section, wanted[klass].section, "class %u", klass);
         cr_assert_eq(seen.lock, wanted[klass].lock, "class %u", klass);
         cr_assert_eq(seen.pin, wanted[klass].pin, "class %u", klass);
+        cr_assert_eq(seen.outer, wanted[klass].outer, "class %u", klass);
         cr_assert_eq(seen.depth, 1);
         cr_assert_eq(machine.ctx->callback_depth, 0);
         cr_assert_eq(machine.ctx->lock_depth, 0);
@@ -324,13 +330,14 @@ static int note_written(struct bb_ctx *ctx, struct probe *probe, uint64_t offset
     (void)value;
     seen->lock = ctx->lock_depth != 0;
     seen->pin = ctx->pin_depth != 0;
+    seen->outer = outer_is_held(NULL);
     seen->depth = ctx->callback_depth;
     return BB_OK;
 }
 
 Test(dispatch, a_rom_device_is_read_as_memory_in_its_mode_and_written_to_its_callback_always)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         struct bb_region_config config = {.klass = (enum bb_class)klass, .rom_device = true};
         struct seen seen = {0};
         struct probe probe = {.read = read_offset, .write = note_written, .arg = &seen};
@@ -350,7 +357,8 @@ Test(dispatch, a_rom_device_is_read_as_memory_in_its_mode_and_written_to_its_cal
         cr_assert_eq(host[8], 0x88);
         cr_assert_eq(seen.depth, 1);
         cr_assert_eq(seen.lock, klass == BB_CLASS_DEVICE_LOCK);
-        cr_assert_eq(seen.pin, klass == BB_CLASS_MAY_SLEEP);
+        cr_assert_eq(seen.pin, klass >= BB_CLASS_MAY_SLEEP);
+        cr_assert_eq(seen.outer, klass == BB_CLASS_EXTERNAL_LOCK);
         cr_assert_eq(bb_mmio_write(machine.ctx, machine.mmio, probe.gpa + 3, 4, 0), BB_E_DEVICE);
 
         in_txn(bb_txn_rom_mode, probe.region, false);

@@ -33,7 +33,8 @@ static int deliver(struct bb_ctx *ctx, void *opaque, uint64_t address, uint32_t 
 
 static void setup(void)
 {
-    struct bb_engine_config config = {.msi_sink = {.deliver = deliver}};
+    struct bb_engine_config config = {.msi_sink = {.deliver = deliver},
+                                      .external_lock = outer_hooks};
 
     trace[0] = '\0';
     ram_at_message = 0;
@@ -131,7 +132,7 @@ Test(dma_posted, ram_is_reached_at_once_whatever_the_chain_holds)
     for (size_t i = 0; i < sizeof(bytes); i++) {
         bytes[i] = (uint8_t)(i * 11 + 1);
     }
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         memset(machine.ram_host, 0, 0x1000);
         make((enum bb_class)klass, BB_CLASS_LOCKFREE, ram_at_once);
         mmio_write(&machine, a.gpa, 4, 1);
@@ -324,7 +325,7 @@ static int write_b_writes_a(struct bb_ctx *ctx, struct probe *probe, uint64_t of
 
 Test(dma_posted, a_device_that_reaches_itself_by_dma_is_refused_and_counted)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         uint64_t before = bb_engine_stats(machine.ctx).reentrant;
         make((enum bb_class)klass, BB_CLASS_DEVICE_LOCK, write_self);
         mmio_write(&machine, a.gpa, 4, 1);

@@ -33,6 +33,32 @@ void machine_drop(struct machine *machine)
     cr_assert_eq(bb_engine_destroy(machine->engine, &err), BB_OK, "%s", err.text);
 }
 
+static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
+static __thread bool outer_held;
+
+void outer_lock(void *opaque)
+{
+    (void)opaque;
+    pthread_mutex_lock(&outer);
+    outer_held = true;
+}
+
+void outer_unlock(void *opaque)
+{
+    (void)opaque;
+    outer_held = false;
+    pthread_mutex_unlock(&outer);
+}
+
+bool outer_is_held(void *opaque)
+{
+    (void)opaque;
+    return outer_held;
+}
+
+const struct bb_external_lock outer_hooks = {
+    .lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held};
+
 static int probe_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                       uint64_t *value)
 {

@@ -51,6 +51,12 @@ void machine_make(struct machine *machine, const struct bb_engine_config *config
 /* Removes RAM, detaches, destroys; asserts that all of it succeeds, the leak check included. */
 void machine_drop(struct machine *machine);
 
+/* A lock of the embedder's, for the configuration of engines with EXTERNAL_LOCK regions. */
+void outer_lock(void *opaque);
+void outer_unlock(void *opaque);
+bool outer_is_held(void *opaque);
+extern const struct bb_external_lock outer_hooks;
+
 /* Makes a probe of `klass`, mapped at DEVICE_GPA(n). NULL callbacks record and return zero. */
 void probe_make(struct machine *machine, struct probe *probe, const char *name, unsigned n,
                 enum bb_class klass);

@@ -7,33 +7,11 @@
 enum { FOREVER = 0 };
 
 static struct machine machine;
-static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
-static __thread bool outer_held;
-
-static void outer_lock(void *opaque)
-{
-    (void)opaque;
-    pthread_mutex_lock(&outer);
-    outer_held = true;
-}
-
-static void outer_unlock(void *opaque)
-{
-    (void)opaque;
-    outer_held = false;
-    pthread_mutex_unlock(&outer);
-}
-
-static bool outer_is_held(void *opaque)
-{
-    (void)opaque;
-    return outer_held;
-}
 
 static void setup(void)
 {
     struct bb_engine_config config = {
-        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+        .external_lock = outer_hooks,
     };
 
     machine_make(&machine, &config);
@@ -323,10 +301,10 @@ Test(pause, external_lock_regions_run_under_it_and_never_take_it_twice)
 
     probe_make(&machine, &probe, "old", 0, BB_CLASS_EXTERNAL_LOCK);
     (void)mmio_read(&machine, probe.gpa, 4);
-    cr_assert_not(outer_held);
+    cr_assert_not(outer_is_held(NULL));
     outer_lock(NULL);
     (void)mmio_read(&machine, probe.gpa, 4); /* would hang if it were taken again */
-    cr_assert(outer_held);
+    cr_assert(outer_is_held(NULL));
     outer_unlock(NULL);
     probe_drop(&probe);
 }

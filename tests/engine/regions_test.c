@@ -14,7 +14,7 @@ static unsigned done_calls;
 
 static void setup(void)
 {
-    struct bb_engine_config config = {.clock_mode = BB_CLOCK_MANUAL};
+    struct bb_engine_config config = {.clock_mode = BB_CLOCK_MANUAL, .external_lock = outer_hooks};
 
     machine_make(&machine, &config);
     a = (struct probe){0};
@@ -576,7 +576,7 @@ static int remove_region_inside(struct bb_ctx *ctx, struct probe *probe, uint64_
 
 Test(regions, removed_in_their_own_callback_are_gone_after_it)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         bb_store_relaxed(&done_calls, 0);
         a = (struct probe){.write = remove_region_inside};
         probe_make(&machine, &a, "a", 0, (enum bb_class)klass);

@@ -11,7 +11,7 @@ static struct probe a, b;
 
 static void setup(void)
 {
-    struct bb_engine_config config = {.clock_mode = BB_CLOCK_MANUAL};
+    struct bb_engine_config config = {.clock_mode = BB_CLOCK_MANUAL, .external_lock = outer_hooks};
 
     machine_make(&machine, &config);
 }
@@ -176,7 +176,7 @@ Test(removal, the_cancel_hook_is_called_with_nothing_held_wherever_removal_is_as
     static const struct bb_region_ops region_ops = {.write = write_self};
     static const struct bb_device_ops ops = {.cancel = note_what_is_held, .destroy = set_destroyed};
 
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         struct bb_device_config config = {.name = "a", .ops = &ops, .opaque = &a};
         struct bb_region_config region = {.name = "a",
                                           .size_bytes = 16,

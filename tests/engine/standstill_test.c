@@ -6,35 +6,13 @@
 
 static struct machine machine;
 static struct probe a, b, c;
-static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
-static __thread bool outer_held;
-
-static void outer_lock(void *opaque)
-{
-    (void)opaque;
-    pthread_mutex_lock(&outer);
-    outer_held = true;
-}
-
-static void outer_unlock(void *opaque)
-{
-    (void)opaque;
-    outer_held = false;
-    pthread_mutex_unlock(&outer);
-}
-
-static bool outer_is_held(void *opaque)
-{
-    (void)opaque;
-    return outer_held;
-}
 
 static void make(enum bb_lock_mode mode)
 {
     struct bb_engine_config config = {
         .lock_mode = mode,
         .clock_mode = BB_CLOCK_MANUAL,
-        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+        .external_lock = outer_hooks,
     };
 
     machine_make(&machine, &config);

@@ -7,8 +7,6 @@
 struct machine machine;
 struct target target;
 struct probe other;
-static pthread_mutex_t outer = PTHREAD_MUTEX_INITIALIZER;
-static __thread bool outer_held;
 
 struct made made[MADE_LOG];
 unsigned made_count;
@@ -44,26 +42,6 @@ static int status_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsig
     struct target *t = opaque;
 
     return note(ctx, &t->probe, 0x1000 + offset, size, value);
-}
-
-void outer_lock(void *opaque)
-{
-    (void)opaque;
-    pthread_mutex_lock(&outer);
-    outer_held = true;
-}
-
-void outer_unlock(void *opaque)
-{
-    (void)opaque;
-    outer_held = false;
-    pthread_mutex_unlock(&outer);
-}
-
-static bool outer_is_held(void *opaque)
-{
-    (void)opaque;
-    return outer_held;
 }
 
 int try_range(struct bb_region *region, uint64_t offset, uint64_t length, bool add,
@@ -108,7 +86,7 @@ void world_make(enum bb_lock_mode mode, enum bb_class klass)
     struct bb_engine_config config = {
         .lock_mode = mode,
         .clock_mode = BB_CLOCK_MANUAL,
-        .external_lock = {.lock = outer_lock, .unlock = outer_unlock, .held = outer_is_held},
+        .external_lock = outer_hooks,
     };
 
     made_count = 0;

@@ -38,8 +38,6 @@ void world_make(enum bb_lock_mode mode, enum bb_class klass);
 void world_setup(void);
 void world_drop(void);
 void target_make(struct target *t, const char *name, unsigned n, enum bb_class klass);
-void outer_lock(void *opaque);
-void outer_unlock(void *opaque);
 
 /* A transaction that coalesces, or takes off, one range; the second asserts that it succeeds. */
 int try_range(struct bb_region *region, uint64_t offset, uint64_t length, bool add,

@@ -35,8 +35,9 @@ static const struct bb_listener_ops listener_ops = {.added = added, .commit = co
 static void setup(void)
 {
     struct bb_listener_config config = {.name = "listener", .ops = &listener_ops};
+    struct bb_engine_config engine = {.external_lock = outer_hooks};
 
-    machine_make(&machine, NULL);
+    machine_make(&machine, &engine);
     moved = (struct probe){0};
     probe_make(&machine, &moved, "moved", 1, BB_CLASS_LOCKFREE);
     config.space = machine.mmio;
@@ -75,7 +76,7 @@ static int move_on_write(struct bb_ctx *ctx, struct probe *probe, uint64_t offse
 
 Test(told, a_commit_in_a_callback_of_any_class_is_told_when_the_access_returns)
 {
-    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_MAY_SLEEP; klass++) {
+    for (unsigned klass = BB_CLASS_LOCKFREE; klass <= BB_CLASS_EXTERNAL_LOCK; klass++) {
         mover = (struct probe){.write = move_on_write};
         probe_make(&machine, &mover, "mover", 0, (enum bb_class)klass);
         unsigned before = told;

@@ -22,9 +22,10 @@ static void setup(void)
         .decode_error = {.kind = BB_FILL_PATTERN, .pattern = PATTERN_DECODE},
         .device_error = {.kind = BB_FILL_PATTERN, .pattern = PATTERN_DEVICE}};
     struct bb_alias_config alias = {.name = "all", .size_bytes = BB_SIZE_ALL};
+    struct bb_engine_config engine = {.external_lock = outer_hooks};
     struct bb_error err = {0};
 
-    machine_make(&machine, NULL);
+    machine_make(&machine, &engine);
     alias.target = bb_space_root(machine.mmio);
     cr_assert_eq(bb_space_create(machine.ctx, &config, &patterned, &err), BB_OK, "%s", err.text);
     cr_assert_eq(bb_alias_create(machine.ctx, &alias, &all, &err), BB_OK, "%s", err.text);
@@ -76,7 +77,7 @@ static struct bb_region_config config_of(uint8_t valid_max)
 
 Test(wide, every_class_and_endianness_sees_pieces_of_the_whole_in_rising_order)
 {
-    for (unsigned variant = 0; variant < 6; variant++) {
+    for (unsigned variant = 0; variant < 8; variant++) {
         struct bb_region_config config = {
             .klass = (enum bb_class)(variant / 2),
             .rules = {.valid_max = 64, .impl_max = 4, .endian = (enum bb_endian)(variant % 2)}};
