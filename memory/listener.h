@@ -80,7 +80,8 @@ struct bb_listener_ops {
      * Logging of a memory range begins for its first client, ends for its last; and the
      * accelerator's log of it is wanted now, by bb_dirty_merge(). A range that appears while its
      * region is logged has log_start called behind added; one that disappears has log_sync and
-     * log_stop called ahead of removed, so that nothing that it saw is lost.
+     * log_stop called ahead of removed, so that nothing that it saw is lost. Where processors write
+     * between added and log_start, added begins the log by itself: bb_dirty_clients() is not 0.
      */
     void (*log_start)(void *opaque, const struct bb_range *range);
     void (*log_stop)(void *opaque, const struct bb_range *range);

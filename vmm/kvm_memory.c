@@ -197,12 +197,19 @@ static void add_slot(struct bb_kvm_memory *m, struct slot slot)
     memmove(&m->slots[at + 1], &m->slots[at], (m->count - at) * sizeof(m->slots[0]));
     m->slots[at] = slot;
     m->count++;
+    m->logged += (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) != 0 ? 1 : 0;
 }
 
+/*
+ * Memory that somebody logs is logged from its slot's beginning: vCPUs run, and log_start comes too
+ * late for what they write in between. Whoever has set a client's bit has log_start called, and
+ * whoever takes the last one away log_stop, so what is missed or too early here is set right.
+ */
 static void memory_added(void *opaque, const struct bb_range *range)
 {
     struct bb_kvm_memory *m = opaque;
     bool readonly = range->read_only || range->kind == BB_KIND_ROM_DEVICE;
+    bool logged = bb_dirty_clients(range->region) != 0;
     struct slot all;
 
     if (!range->memory || !whole_pages(range, &all) || (readonly && !m->readonly_slots)) {
@@ -214,7 +221,7 @@ static void memory_added(void *opaque, const struct bb_range *range)
         slot.host += done;
         slot.offset += done;
         slot.bytes = all.bytes - done < SLOT_BYTES_MAX ? all.bytes - done : SLOT_BYTES_MAX;
-        slot.flags = readonly ? KVM_MEM_READONLY : 0;
+        slot.flags = readonly ? KVM_MEM_READONLY : logged ? KVM_MEM_LOG_DIRTY_PAGES : 0;
         add_slot(m, slot);
     }
 }
