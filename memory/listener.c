@@ -20,7 +20,8 @@
  *     a removal asks for its drain after a commit of its own, under that lock; so no removal misses
  *     it, and the region stays until it has been told of.
  *  5. `log_told` of a region says what listeners know of its logging; it changes under both locks.
- *     Every range is told log_start once while it is known and logged, and log_stop once after it.
+ *     Every range of memory is told log_start once while it is known and logged, and log_stop once
+ *     after it.
  */
 #include "listener_internal.h"
 
@@ -67,12 +68,18 @@ static void tell_commit(const struct bb_listener *l)
     }
 }
 
+/* What a log is about: the memory of a ROM device only where it is shown. */
+static bool is_logged(const struct bb_piece_ *piece)
+{
+    return piece->memory && piece->region->log_told;
+}
+
 static void tell_range_removed(struct bb_ctx *ctx, const struct bb_listener *l,
                                const struct bb_piece_ *piece)
 {
     struct bb_range range = bb_piece_range_(l->space, piece);
 
-    if (piece->region->log_told) {
+    if (is_logged(piece)) {
         if (l->ops->log_sync != NULL) {
             l->ops->log_sync(ctx, l->opaque, &range);
         }
@@ -92,7 +99,7 @@ static void tell_range_added(const struct bb_listener *l, const struct bb_piece_
     if (l->ops->added != NULL) {
         l->ops->added(l->opaque, &range);
     }
-    if (piece->region->log_told && l->ops->log_start != NULL) {
+    if (is_logged(piece) && l->ops->log_start != NULL) {
         l->ops->log_start(l->opaque, &range);
     }
 }

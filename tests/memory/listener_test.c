@@ -463,6 +463,49 @@ Test(listener, a_range_that_is_logged_has_its_log_begun_and_fetched_before_it_go
     fixture_remove(&fixture, b);
 }
 
+static void set_rom_mode(struct bb_region *region, bool on)
+{
+    struct bb_error err = {0};
+    struct bb_txn *txn = NULL;
+
+    cr_assert_eq(bb_txn_begin(fixture.ctx, &txn, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(bb_txn_rom_mode(txn, region, on, &err), BB_OK, "%s", err.text);
+    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
+}
+
+static int rom_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                    uint64_t *value)
+{
+    (void)ctx, (void)opaque, (void)offset, (void)size;
+    *value = 0;
+    return BB_OK;
+}
+
+Test(listener, logs_of_a_rom_device_are_of_its_ranges_that_are_memory)
+{
+    static const struct bb_region_ops ops = {.read = rom_read};
+    struct bb_region_config config = {
+        .name = "rom", .size_bytes = 0x1000, .ops = &ops, .rom_device = true};
+    struct bb_region *rom = NULL;
+    struct bb_listener *listener = listen_with(mem, &most_ops, "", 0);
+
+    cr_assert_eq(bb_region_create_io_(fixture.ctx, &config, &(struct bb_owner_){0}, &rom, NULL),
+                 BB_OK);
+    map(0, rom, 0);
+    set_rom_mode(rom, false);
+    forget();
+    bb_listeners_log_(fixture.ctx, rom, BB_LOG_START_);
+    HEARD("");
+    set_rom_mode(rom, true);
+    HEARD("[1-1+ m0-1+ -rom 0-fff +rom 0-fff start rom 0-fff ]");
+    set_rom_mode(rom, false);
+    HEARD("[1-1+ m1-0+ sync rom 0-fff stop rom 0-fff -rom 0-fff +rom 0-fff ]");
+    bb_listeners_log_(fixture.ctx, rom, BB_LOG_STOP_);
+    HEARD("");
+    unlisten(listener);
+    fixture_remove(&fixture, rom);
+}
+
 Test(listener, a_commit_inside_a_callback_is_told_when_the_callback_is_over)
 {
     struct bb_region *a = io("a", 0x100), *b = io("b", 0x100);
