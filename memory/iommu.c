@@ -390,11 +390,16 @@ void bb_iommu_free_(struct bb_heap *heap, struct bb_region *region)
 
 /* Invalidation. */
 
-static int check_iommu(const struct bb_region *region, const char *what, struct bb_error *err)
+static int check_iommu(const struct bb_ctx *ctx, const struct bb_region *region, const char *what,
+                       struct bb_error *err)
 {
     if (region == NULL || region->kind != BB_KIND_IOMMU) {
         return bb_error_set(err, BB_E_INVAL, "%s: %s is no IOMMU region", what,
                             region == NULL ? "NULL" : region->name);
+    }
+    if (region->map != ((const struct bb_mem_ctx_ *)(const void *)ctx)->map) {
+        return bb_error_set(err, BB_E_INVAL, "%s: '%s' is of another engine than the context", what,
+                            region->name);
     }
     return BB_OK;
 }
@@ -461,7 +466,7 @@ int bb_iommu_invalidate(struct bb_ctx *ctx, struct bb_region *iommu, bb_gpa_t fi
                         void (*done)(void *opaque), void *opaque, struct bb_error *err)
 {
     struct bb_heap *heap = bb_mem_ctx_(ctx)->map->heap;
-    int result = check_iommu(iommu, "invalidation", err);
+    int result = check_iommu(ctx, iommu, "invalidation", err);
 
     if (result == BB_OK) {
         result = check_range(iommu, first, last, "invalidation", err);
@@ -505,7 +510,7 @@ int bb_iommu_notifier_add(struct bb_ctx *ctx, struct bb_region *iommu,
                           struct bb_iommu_notifier **notifier, struct bb_error *err)
 {
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
-    int result = check_iommu(iommu, "notifier", err);
+    int result = check_iommu(ctx, iommu, "notifier", err);
 
     if (result != BB_OK) {
         return result;
@@ -561,6 +566,11 @@ int bb_iommu_notifier_remove(struct bb_ctx *ctx, struct bb_iommu_notifier *notif
     if (notifier == NULL) {
         return bb_error_set(err, BB_E_INVAL, "there is no notifier NULL to remove");
     }
+    if (notifier->region->map != map) {
+        return bb_error_set(err, BB_E_INVAL,
+                            "the notifier of '%s' is of another engine than the context",
+                            notifier->region->name);
+    }
     bb_lock_acquire(ctx, &map->lock);
     struct bb_iommu_notifier **link = &notifier->region->iommu->notifiers;
     /* Relaxed: as in bb_iommu_notifier_add(). */
@@ -580,7 +590,7 @@ int bb_iommu_notifier_remove(struct bb_ctx *ctx, struct bb_iommu_notifier *notif
 int bb_iommu_announce(struct bb_ctx *ctx, struct bb_region *iommu,
                       const struct bb_iommu_entry *entry, struct bb_error *err)
 {
-    int result = check_iommu(iommu, "announcement", err);
+    int result = check_iommu(ctx, iommu, "announcement", err);
 
     if (result != BB_OK) {
         return result;

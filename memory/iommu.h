@@ -65,9 +65,9 @@ struct bb_iommu_config {
  * them. `done` (may be NULL) is called on bb-complete once no access that began before uses them
  * either; but a MAY_SLEEP or EXTERNAL_LOCK callback that such an access has reached is not waited
  * for, and a mapping made with bb_dma_map() stays: its owner adds a notifier.
- * Returns BB_OK; BB_E_INVAL for a region of another kind; BB_E_RANGE for first > last; BB_E_NOMEM
- * (then the translations are void all the same, notifiers were called, and `done` will not be
- * called).
+ * Returns BB_OK; BB_E_INVAL for a region of another kind or engine; BB_E_RANGE for first > last;
+ * BB_E_NOMEM (then the translations are void all the same, notifiers were called, and `done` will
+ * not be called).
  * Threads: the context's own, also in callbacks; lock-free but for the notifiers'.
  */
 BB_API int bb_iommu_invalidate(struct bb_ctx *ctx, struct bb_region *iommu, bb_gpa_t first,
@@ -95,7 +95,8 @@ struct bb_iommu_notifier_config {
  * Adds or removes a notifier. Both are called in a read section by whoever invalidates or
  * announces, perhaps by several at once; they must not block. After bb_iommu_notifier_remove()
  * `done` (may be NULL) is called on bb-complete when neither runs nor will run.
- * Returns BB_OK; BB_E_INVAL for a region of another kind, no callback; BB_E_RANGE; BB_E_NOMEM.
+ * Returns BB_OK; BB_E_INVAL for a region of another kind or engine, no callback; BB_E_RANGE;
+ * BB_E_NOMEM.
  * Threads: the context's own; take the map's lock.
  * Lifetime: removed before its region.
  */
@@ -106,8 +107,8 @@ BB_API int bb_iommu_notifier_remove(struct bb_ctx *ctx, struct bb_iommu_notifier
                                     void (*done)(void *opaque), void *opaque, struct bb_error *err);
 
 /* Tells the notifiers whose range the entry's page meets of a new translation. Returns BB_OK, or
- * BB_E_INVAL for a region of another kind or an entry that translate could not give. Threads: the
- * context's own; in callbacks too. */
+ * BB_E_INVAL for a region of another kind or engine, or an entry that translate could not give.
+ * Threads: the context's own; in callbacks too. */
 BB_API int bb_iommu_announce(struct bb_ctx *ctx, struct bb_region *iommu,
                              const struct bb_iommu_entry *entry, struct bb_error *err);
 

@@ -498,6 +498,11 @@ int bb_listener_add(struct bb_ctx *ctx, const struct bb_listener_config *config,
                             config->name);
     }
     struct bb_map *map = bb_mem_ctx_(ctx)->map;
+    if (config->space->root->map != map) {
+        return bb_error_set(err, BB_E_INVAL,
+                            "listener '%.31s': space '%s' is of another engine than the context",
+                            config->name, config->space->name);
+    }
     struct bb_listener *made = bb_heap_alloc(map->heap, sizeof(*made));
     if (made == NULL) {
         return bb_error_set(err, BB_E_NOMEM, "no memory for listener '%.31s'", config->name);
@@ -532,6 +537,10 @@ int bb_listener_remove(struct bb_ctx *ctx, struct bb_listener *listener, struct 
                             listener->name);
     }
     struct bb_map *map = listener->map;
+    if (map != bb_mem_ctx_(ctx)->map) {
+        return bb_error_set(err, BB_E_INVAL, "listener '%s' is of another engine than the context",
+                            listener->name);
+    }
 
     bb_lock_acquire(ctx, &map->listeners->lock);
     bb_lock_acquire(ctx, &map->lock);

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "../../memory/listener.h"
+
 TestSuite(misuse, .timeout = 60);
 
 /* What a hook tried, and what came of it. */
@@ -126,6 +128,60 @@ Test(misuse, missing_arguments_are_refused_with_a_text)
     cr_assert_eq(bb_post(machine.ctx, probe.device, NULL, NULL, 0), BB_E_INVAL);
     probe_drop(&probe);
     machine_drop(&machine);
+}
+
+static int fault(struct bb_ctx *ctx, void *opaque, bb_gpa_t iova, enum bb_iommu_access access,
+                 struct bb_attrs attrs, struct bb_iommu_entry *entry)
+{
+    (void)ctx, (void)opaque, (void)iova, (void)access, (void)attrs, (void)entry;
+    return BB_E_DECODE;
+}
+
+static void never(struct bb_ctx *ctx, void *opaque, bb_gpa_t first, bb_gpa_t last)
+{
+    (void)ctx, (void)opaque, (void)first, (void)last;
+    abort();
+}
+
+Test(misuse, listeners_and_notifiers_of_another_engine_are_refused)
+{
+    struct machine here, there;
+    struct probe probe = {0};
+    struct bb_error err = {0};
+    struct bb_space *far = NULL; /* a number that no space here has */
+    struct bb_iommu_ops iommu_ops = {.translate = fault};
+    struct bb_iommu_config iommu_config = {.name = "i", .size_bytes = 0x1000, .ops = &iommu_ops};
+    struct bb_iommu_notifier_config notifier_config = {.last = 0xfff, .unmapped = never};
+    struct bb_listener_ops hooks = {0};
+    struct bb_listener_config listener_config = {.name = "l", .ops = &hooks};
+    struct bb_region *iommu;
+    struct bb_iommu_notifier *notifier;
+    struct bb_listener *listener;
+
+    machine_make(&here, NULL);
+    machine_make(&there, NULL);
+    probe_make(&there, &probe, "probe", 0, BB_CLASS_LOCKFREE);
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert_eq(
+            bb_space_create(there.ctx, &(struct bb_space_config){.name = "far"}, &far, NULL),
+            BB_OK);
+    }
+    cr_assert_eq(bb_device_iommu_create(there.ctx, probe.device, &iommu_config, &iommu, NULL),
+                 BB_OK);
+    REFUSED(bb_iommu_invalidate(here.ctx, iommu, 0, 1, NULL, NULL, &err));
+    REFUSED(bb_iommu_invalidate_wait(here.ctx, iommu, 0, 1, &err));
+    REFUSED(bb_iommu_notifier_add(here.ctx, iommu, &notifier_config, &notifier, &err));
+    cr_assert_eq(bb_iommu_notifier_add(there.ctx, iommu, &notifier_config, &notifier, NULL), BB_OK);
+    REFUSED(bb_iommu_notifier_remove(here.ctx, notifier, NULL, NULL, &err));
+    cr_assert_eq(bb_iommu_notifier_remove(there.ctx, notifier, NULL, NULL, NULL), BB_OK);
+    listener_config.space = far;
+    REFUSED(bb_listener_add(here.ctx, &listener_config, &listener, &err));
+    cr_assert_eq(bb_listener_add(there.ctx, &listener_config, &listener, NULL), BB_OK);
+    REFUSED(bb_listener_remove(here.ctx, listener, &err));
+    cr_assert_eq(bb_listener_remove(there.ctx, listener, NULL), BB_OK);
+    probe_drop(&probe);
+    machine_drop(&there);
+    machine_drop(&here);
 }
 
 /* --- Forms that block, where they must not ------------------------------------------------------
