@@ -55,6 +55,15 @@ void guest_drop(struct guest *guest);
 /* Word `index` of what programs left at GUEST_RESULTS. */
 uint32_t guest_result(const struct guest *guest, unsigned index);
 
+/* Makes the suite's `guest`, or skips the test where there is no KVM; with command.h. */
+#define NEED_KVM(vcpus)                                                                            \
+    do {                                                                                           \
+        if (!have_kvm()) {                                                                         \
+            cr_skip_test("/dev/kvm can't be opened here");                                         \
+        }                                                                                          \
+        guest_make(&guest, vcpus);                                                                 \
+    } while (0)
+
 struct bb_region *guest_ram(struct guest *guest, const char *name, uint64_t bytes,
                             uint32_t first_word);
 

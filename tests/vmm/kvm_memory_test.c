@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What vCPUs see of a map that changes under them: KVM's slots, doorbells and coalesced ranges
- * follow it. Exits are counted: an access that KVM answers itself makes none.
+ * What vCPUs see of a map that changes under them: KVM's slots and its log of writes follow it.
+ * Exits are counted: an access that KVM answers itself makes none.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "../../base/atomic.h"
 #include "../../memory/dirty.h"
@@ -19,14 +17,6 @@
 enum { BANK = 0x40000, WORD_A = 0x0a0a0a0a, WORD_B = 0x0b0b0b0b, PAGE = 4096 };
 
 static struct guest guest;
-
-#define NEED_KVM(vcpus)                                                                            \
-    do {                                                                                           \
-        if (!have_kvm()) {                                                                         \
-            cr_skip_test("/dev/kvm can't be opened here");                                         \
-        }                                                                                          \
-        guest_make(&guest, vcpus);                                                                 \
-    } while (0)
 
 TestSuite(kvm_memory, .timeout = 300);
 
@@ -228,155 +218,66 @@ Test(kvm_memory, rom_keeps_its_bytes_and_is_read_without_an_exit)
     guest_drop(&guest);
 }
 
-static void add_bell(struct bb_region *region, struct bb_doorbell doorbell)
+/* A flash chip: any write turns its other side up. */
+static struct bb_region *flash;
+static bool flash_is_memory;
+static uint32_t flash_writes;
+
+static int flash_turn(struct bb_ctx *ctx, bool memory)
 {
-    struct bb_error err = {0};
-    struct bb_txn *txn = NULL;
+    struct bb_txn *txn;
+    int rc = bb_txn_begin(ctx, &txn, NULL);
 
-    cr_assert_eq(bb_txn_begin(guest.ctx, &txn, NULL), BB_OK);
-    cr_assert_eq(bb_txn_doorbell_add(txn, region, &doorbell, &err), BB_OK, "%s", err.text);
-    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
-}
-
-static uint64_t rung(int fd)
-{
-    uint64_t count = 0;
-
-    return read(fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
-}
-
-Test(kvm_memory, a_doorbell_rings_without_an_exit_for_its_value_alone)
-{
-    enum { WRITES = 1000 };
-
-    NEED_KVM(2);
-    int port = eventfd(0, EFD_NONBLOCK);
-    int memory = eventfd(0, EFD_NONBLOCK);
-
-    add_bell(guest.call_port, (struct bb_doorbell){.size = 0, .fd = port});
-    add_bell(guest.registers,
-             (struct bb_doorbell){.size = 4, .match_value = true, .value = 7, .fd = memory});
-    guest_program(&guest, 0, code_out, sizeof(code_out),
-                  (struct kvm_regs){.rcx = WRITES, .rdx = GUEST_CALL_PORT, .rax = 1});
-    guest_start(&guest);
-    cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
-    cr_assert_eq(rung(port), (uint64_t)WRITES);
-    cr_assert_eq(bb_kvm_stats(guest.kvm).pio, 1u, "but for the exit port's");
-    cr_assert_eq(rung(memory), 0u);
-    guest_drop(&guest);
-
-    guest_make(&guest, 1);
-    add_bell(guest.registers,
-             (struct bb_doorbell){.size = 4, .match_value = true, .value = 7, .fd = memory});
-    guest_program(&guest, 0, code_store, sizeof(code_store),
-                  (struct kvm_regs){.rcx = 10,
-                                    .rdi = GUEST_DEVICE,
-                                    .rsi = GUEST_DEVICE + GUEST_DEVICE_LAST,
-                                    .rbp = GUEST_RESULTS}); /* 0 to 9 to register 0 */
-    guest_start(&guest);
-    cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
-    cr_assert_eq(rung(memory), 1u);
-    cr_assert_eq(guest.writes, 9u, "7 alone reaches no callback");
-    cr_assert_eq(bb_kvm_stats(guest.kvm).mmio, 10u, "nine writes and the read");
-    guest_drop(&guest);
-    close(port);
-    close(memory);
-}
-
-Test(kvm_memory, ranges_that_kvm_has_no_room_for_are_coalesced_by_the_engine)
-{
-    enum { RANGES = 1024, STRIDE = 8, FROM = 0x20 }; /* KVM has 1000 at most */
-
-    NEED_KVM(1);
-    struct bb_error err = {0};
-    struct bb_txn *txn = NULL;
-
-    cr_assert_eq(bb_txn_begin(guest.ctx, &txn, NULL), BB_OK);
-    for (uint64_t i = 0; i < RANGES; i++) {
-        cr_assert_eq(bb_txn_coalesce(txn, guest.registers, FROM + i * STRIDE, 4, &err), BB_OK);
+    if (rc == BB_OK) {
+        bb_txn_rom_mode(txn, flash, memory, NULL);
+        rc = bb_txn_commit(txn, NULL);
     }
-    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
-    guest_program(&guest, 0, code_store, sizeof(code_store),
-                  (struct kvm_regs){.rcx = RANGES,
-                                    .rbx = STRIDE,
-                                    .rdi = GUEST_DEVICE + FROM,
-                                    .rsi = GUEST_DEVICE + GUEST_DEVICE_LAST,
-                                    .rbp = GUEST_RESULTS});
-    guest_start(&guest);
-    cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
-    cr_assert_eq(guest.writes, (uint32_t)RANGES);
-    uint64_t exits = bb_kvm_stats(guest.kvm).mmio;
-    cr_assert(exits > 10 && exits < 300, "%llu exits", (unsigned long long)exits);
-    guest_drop(&guest);
+    flash_is_memory = memory;
+    return rc;
 }
 
-static void coalesce(void)
+static int flash_read(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                      uint64_t *value)
 {
+    (void)ctx, (void)opaque, (void)offset, (void)size;
+    *value = WORD_B;
+    return BB_OK;
+}
+
+static int flash_write(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
+                       uint64_t value)
+{
+    (void)opaque, (void)offset, (void)size, (void)value;
+    flash_writes++;
+    return flash_turn(ctx, !flash_is_memory);
+}
+
+Test(kvm_memory, a_rom_device_is_read_without_an_exit_in_rom_mode_and_by_its_callback_else)
+{
+    static const struct bb_region_ops ops = {.read = flash_read, .write = flash_write};
+    struct bb_region_config config = {
+        .name = "flash", .size_bytes = PAGE, .ops = &ops, .rom_device = true};
     struct bb_error err = {0};
-    struct bb_txn *txn = NULL;
-
-    cr_assert_eq(bb_txn_begin(guest.ctx, &txn, NULL), BB_OK);
-    cr_assert_eq(bb_txn_coalesce(txn, guest.registers, 0, 4, &err), BB_OK, "%s", err.text);
-    cr_assert_eq(bb_txn_commit(txn, &err), BB_OK, "%s", err.text);
-}
-
-Test(kvm_memory, coalesced_writes_are_made_in_order_before_the_next_access)
-{
-    enum { WRITES = 1000 };
 
     NEED_KVM(1);
-    coalesce();
-    guest_program(&guest, 0, code_store, sizeof(code_store),
-                  (struct kvm_regs){.rax = 1,
-                                    .rcx = WRITES,
-                                    .rdi = GUEST_DEVICE,
-                                    .rsi = GUEST_DEVICE + GUEST_DEVICE_LAST,
-                                    .rbp = GUEST_RESULTS});
+    cr_assert_eq(bb_device_region_create(guest.ctx, guest.device, &config, &flash, &err), BB_OK,
+                 "%s", err.text);
+    uint32_t *words = bb_region_host(flash);
+    words[0] = words[1] = WORD_A;
+    flash_is_memory = true;
+    flash_writes = 0;
+    map(0x20000, flash);
+    /* A write turns it over, its read exits; the next turns it back, and its read does not. */
+    guest_program(
+        &guest, 0, code_poke, sizeof(code_poke),
+        (struct kvm_regs){.rax = 1, .rdi = 0x20000, .rsi = 0x20004, .rbp = GUEST_RESULTS});
     guest_start(&guest);
     cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
-    cr_assert_eq(guest_result(&guest, 0), (uint32_t)WRITES, "the read sees all of them");
-    cr_assert_eq(guest.writes, (uint32_t)WRITES);
-    cr_assert_eq(guest.out_of_order, 0u);
-    cr_assert_lt(bb_kvm_stats(guest.kvm).mmio, (uint64_t)WRITES / 10, "a full ring exits");
-    guest_drop(&guest);
-}
-
-Test(kvm_memory, what_one_vcpu_coalesced_is_made_before_another_that_knows_of_it_reads)
-{
-    enum { ROUNDS = 500 };
-
-    NEED_KVM(2);
-    coalesce();
-    guest_program(&guest, 0, code_ping, sizeof(code_ping),
-                  (struct kvm_regs){.rcx = ROUNDS, .rdi = GUEST_DEVICE, .rbp = GUEST_RESULTS});
-    guest_program(&guest, 1, code_pong, sizeof(code_pong),
-                  (struct kvm_regs){.rcx = ROUNDS,
-                                    .rsi = GUEST_DEVICE + GUEST_DEVICE_LAST,
-                                    .rbp = GUEST_RESULTS});
-    guest_start(&guest);
-    cr_assert_eq(guest_await(&guest), BB_STOP_DEBUG_EXIT);
-    cr_assert_eq(guest_result(&guest, 1), (uint32_t)ROUNDS);
-    cr_assert_eq(guest_result(&guest, 2), 0u, "%u reads missed the write", guest_result(&guest, 2));
-    cr_assert_eq(guest.out_of_order, 0u);
-    cr_assert_eq(bb_kvm_stats(guest.kvm).mmio, (uint64_t)ROUNDS, "the reads alone exit");
-    guest_drop(&guest);
-}
-
-Test(kvm_memory, what_is_left_in_the_ring_is_made_at_the_stop)
-{
-    NEED_KVM(1);
-    coalesce();
-    guest_program(&guest, 0, code_count, sizeof(code_count),
-                  (struct kvm_regs){.rdi = GUEST_DEVICE});
-    guest_start(&guest);
-    while (bb_load_relaxed(&guest.writes) == 0) { /* the ring has been full once */
-    }
-    guest_stop(&guest);
-    struct kvm_coalesced_mmio_ring *ring = guest.kvm->ring;
-    cr_assert_not_null(ring);
-    cr_assert_eq(ring->first, ring->last);
-    cr_assert_eq(guest.out_of_order, 0u);
-    cr_assert_eq(guest.writes, guest.last);
+    cr_assert_eq(flash_writes, 2u);
+    cr_assert_eq(guest_result(&guest, 0), (uint32_t)WORD_B);
+    cr_assert_eq(guest_result(&guest, 1), (uint32_t)WORD_A);
+    cr_assert_eq(bb_kvm_stats(guest.kvm).mmio, 3u, "two writes and one read");
+    cr_assert_eq(words[0], (uint32_t)WORD_A, "writes are the callback's");
     guest_drop(&guest);
 }
 
