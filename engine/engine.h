@@ -6,8 +6,9 @@
  *
  * Ownership: bb_engine_create() to bb_engine_destroy(); regions, spaces, devices, lines belong to
  * the engine they were made in. Threads: every thread that calls in has a context of this engine,
- * except where a function says otherwise. The engine has threads of its own: bb-reclaim,
- * bb-complete, bb-control and, where its clock follows host time, bb-timers.
+ * except where a function says otherwise; a context is not checked, nor, by accesses, a space. The
+ * engine has threads of its own: bb-reclaim, bb-complete, bb-control and, where its clock follows
+ * host time, bb-timers.
  *
  *   | function          | vCPU thread | control thread | in a callback       |
  *   |-------------------|-------------|----------------|---------------------|

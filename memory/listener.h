@@ -24,8 +24,9 @@
  *
  * A commit made inside a callback is published at once; its calls are made, all of them, before the
  * outermost access returns, or by another thread's commit that comes first, or, where something was
- * removed, by bb-control. Commits are told in their order, one at a time. Regions that are removed
- * stay until their removal has been told.
+ * removed, by bb-control. One made in a read section outside callbacks is told by its thread's next
+ * access, commit or detaching, or by those others. Commits are told in their order, one at a time.
+ * Regions that are removed stay until their removal has been told.
  *
  * Threads: the hooks run on the committing thread, with the map's locks held: they must not change
  * the map, make accesses or create anything in the engine. They may look (bb_flat_each() not
@@ -99,8 +100,8 @@ struct bb_listener_config {
 /*
  * Adds a listener, telling it of all there is (begin, added for each range, commit), or removes
  * one, telling it that all is removed. Logs that run are started and stopped likewise.
- * Returns BB_OK; BB_E_INVAL without name, space or ops; BB_E_NOMEM; BB_E_CONTEXT inside any
- * callback, section, pin or lock.
+ * Returns BB_OK; BB_E_INVAL without name, space or ops, or for another engine's; BB_E_NOMEM;
+ * BB_E_CONTEXT inside any callback, section, pin or lock.
  * Threads: the context's own; takes the map's locks.
  * Lifetime: after bb_listener_remove() no hook runs; bb_engine_destroy() wants it called first.
  */

@@ -83,7 +83,8 @@ BB_API struct bb_region *bb_space_root(const struct bb_space *space);
  * Begins a transaction. Nothing is locked until it is committed.
  * Returns BB_OK or BB_E_NOMEM.
  * Threads: the context's own; allocates.
- * Lifetime: until bb_txn_commit() or bb_txn_abort(), on the same thread.
+ * Lifetime: until bb_txn_commit() or bb_txn_abort(), on the same thread. Regions that it names are
+ * not freed before: their removal is not yet complete (that it was asked for is BB_E_STATE).
  */
 BB_API int bb_txn_begin(struct bb_ctx *ctx, struct bb_txn **txn, struct bb_error *err);
 
@@ -116,13 +117,23 @@ BB_API int bb_txn_unmap(struct bb_txn *txn, struct bb_region *region, struct bb_
 
 /*
  * Further changes of a region, placed or not; each takes what bb_txn_place() takes and returns what
- * it returns. move      to another offset in its container; at commit BB_E_NOENT where it is in
- * none priority  among its siblings enable    shown or hidden; a region is created enabled resize
- * containers, aliases and reserved regions to anything from 1 to BB_SIZE_ALL, I/O regions to 1 to
- * 2^63 and a multiple of impl_min, RAM up to its size_bytes_max; others BB_E_UNSUPPORTED window the
- * offset in its target at which an alias begins; BB_E_INVAL for other regions rom_mode  a ROM
- * device's reads: of its memory, or by its callback; BB_E_INVAL for others read_only RAM and
- * aliases: guest writes are device errors; BB_E_INVAL for others
+ * it returns.
+ *
+ *   | function  | changes                          | refused                                      |
+ *   |-----------|----------------------------------|----------------------------------------------|
+ *   | move      | its offset in its container      | at commit, BB_E_NOENT: it is in none         |
+ *   | priority  | its priority among siblings      |                                              |
+ *   | enable    | shown or hidden; at first shown  |                                              |
+ *   | resize    | its size, see below              | BB_E_RANGE, BB_E_UNSUPPORTED                 |
+ *   | window    | where in its target an alias     | BB_E_INVAL: it is no alias                   |
+ *   |           | begins                           |                                              |
+ *   | rom_mode  | whether reads of a ROM device    | BB_E_INVAL: it is no ROM device              |
+ *   |           | are of its memory, or callbacks  |                                              |
+ *   | read_only | whether guest writes of RAM, or  | BB_E_INVAL: it is neither                    |
+ *   |           | through an alias, are refused    |                                              |
+ *
+ * Containers, aliases and reserved regions get any size from 1 to BB_SIZE_ALL, I/O regions 1 to
+ * 2^63 and a multiple of impl_min, RAM up to its size_bytes_max; others keep theirs.
  */
 BB_API int bb_txn_move(struct bb_txn *txn, struct bb_region *region, bb_gpa_t offset,
                        struct bb_error *err);
