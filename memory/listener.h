@@ -29,9 +29,9 @@
  * Regions that are removed stay until their removal has been told.
  *
  * Threads: the hooks run on the committing thread, with the map's locks held: they must not change
- * the map, make accesses or create anything in the engine. They may look (bb_flat_each() not
- * included), block in the operating system, and wait for vCPUs to leave their processor, never for
- * an access.
+ * the map, make accesses or create anything in the engine. They may look, by bb_flat_each() or
+ * bb_space_each() (bb_tree_each() and, for usage, bb_dispatch_each() take a lock that is held),
+ * block in the operating system, and wait for vCPUs to leave their processor, never for an access.
  */
 #ifndef BUSBAR_MEMORY_LISTENER_H
 #define BUSBAR_MEMORY_LISTENER_H
