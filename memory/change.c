@@ -12,7 +12,6 @@
  * by way of aliases; and no region reaches past 2^64 from its place, nor an alias's window.
  */
 #include <inttypes.h>
-#include <limits.h>
 
 #include "memory_internal.h"
 
@@ -43,18 +42,51 @@ static void index_in(struct bb_region *region)
  * places and aliases, shown or not. It counts the edges that end at it and begin at attached
  * regions, so that the first and the last of them are known; the graph has no cycles, so the count
  * is exact.
+ *
+ * What is attached bit by bit may in the end hang together in longer chains than the bound allows:
+ * nothing of it is shown. So whoever takes it down, or puts it back, uses a list and no stack.
  */
+
+/* One edge that leads to `region` goes; puts it on the list where that was the last. */
+static void detach_one(struct bb_region *region, struct bb_region **list)
+{
+    if (--region->attached == 0) {
+        region->attach_next = *list;
+        *list = region;
+    }
+}
+
+static void attach_one(struct bb_region *region, struct bb_region **list)
+{
+    if (region->attached++ == 0) {
+        region->attach_next = *list;
+        *list = region;
+    }
+}
+
+/* `region`, and what is below it in its turn. */
+static void each_below(struct bb_region *region,
+                       void (*one)(struct bb_region *region, struct bb_region **list))
+{
+    struct bb_region *list = NULL;
+
+    one(region, &list);
+    while (list != NULL) {
+        struct bb_region *next = list;
+
+        list = next->attach_next;
+        for (struct bb_region *child = next->child; child != NULL; child = child->sibling) {
+            one(child, &list);
+        }
+        if (next->target != NULL) {
+            one(next->target, &list);
+        }
+    }
+}
+
 void bb_change_detach_(struct bb_region *region)
 {
-    if (--region->attached > 0) {
-        return;
-    }
-    for (struct bb_region *child = region->child; child != NULL; child = child->sibling) {
-        bb_change_detach_(child);
-    }
-    if (region->target != NULL) {
-        bb_change_detach_(region->target);
-    }
+    each_below(region, detach_one);
 }
 
 /* BB_OK, or BB_E_LIMIT where it goes on for more than `levels`; then nothing is attached. */
@@ -90,13 +122,9 @@ static int attach(struct bb_region *region, unsigned levels)
     return BB_OK;
 }
 
-static int link_child(struct bb_region *container, struct bb_region *region, unsigned levels)
+/* Attachment is the caller's. */
+static void link_child(struct bb_region *container, struct bb_region *region)
 {
-    int result = container->attached > 0 ? attach(region, levels) : BB_OK;
-
-    if (result != BB_OK) {
-        return result;
-    }
     region->parent = container;
     region->sibling = container->child;
     region->sibling_link = &container->child;
@@ -105,7 +133,6 @@ static int link_child(struct bb_region *container, struct bb_region *region, uns
     }
     container->child = region;
     index_in(region);
-    return BB_OK;
 }
 
 void bb_change_unlink_(struct bb_region *region)
@@ -229,10 +256,11 @@ static int place(struct bb_commit_ *commit, struct bb_op_ *op, struct bb_error *
     }
     region->at = op->number;
     region->priority = op->priority;
-    result = link_child(op->container, region, BB_DEPTH_MAX);
+    result = op->container->attached > 0 ? attach(region, BB_DEPTH_MAX) : BB_OK;
     if (result != BB_OK) {
         return too_much(err, region);
     }
+    link_child(op->container, region);
     result = bb_change_stale_(commit, region, err);
     if (result != BB_OK) {
         bb_change_unlink_(region);
@@ -438,7 +466,10 @@ void bb_change_undo_(struct bb_map *map, struct bb_op_ *op)
     case BB_OP_UNPLACE_:
         region->at = op->number;
         region->priority = op->priority;
-        (void)link_child(op->container, region, UINT_MAX); /* it was there: it fits */
+        if (op->container->attached > 0) {
+            each_below(region, attach_one); /* it was there: it fits */
+        }
+        link_child(op->container, region);
         break;
     default:
         swap(op);

@@ -129,7 +129,8 @@ struct bb_region {
     struct bb_region *parent; /* NULL: in no place */
     uint32_t attached;        /* of the edges that lead to it (its place, aliases of it), those from
                                  regions below a space's root; 1 for a root */
-    uint64_t at;              /* its offset there */
+    struct bb_region *attach_next; /* while they are counted: change.c */
+    uint64_t at;                   /* its offset there */
     int priority;
     bool enabled;
     bool removing;

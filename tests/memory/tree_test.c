@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -439,6 +440,70 @@ Test(tree, a_tree_deeper_than_the_bound_is_refused_where_it_would_be_shown)
  * Hidden, it may have any number of places: nothing was rendered when they were made. To look at
  * each of them would take years.
  */
+/* Chains of containers, each begun by an alias at the bottom of the one above: each was shallow
+ * when it was put into the space. What hangs together by now is far deeper than the bound. */
+enum { CHAINS = 150, CHAIN = 200 };
+static struct bb_region *chain[CHAINS][CHAIN], *link_below[CHAINS];
+
+static void *take_down(void *arg)
+{
+    struct bb_ctx *ctx = fixture_attach(&fixture, "small stack");
+    struct bb_txn *txn = NULL;
+    bool *good = arg;
+
+    *good = ctx != NULL && bb_txn_begin(ctx, &txn, NULL) == BB_OK &&
+            bb_txn_unmap(txn, chain[0][0], NULL) == BB_OK &&
+            bb_txn_unmap(txn, chain[1][0], NULL) == BB_OK &&
+            bb_txn_commit(txn, NULL) == BB_E_NOENT && /* undone */
+            bb_space_unmap(ctx, chain[0][0], NULL) == BB_OK;
+    if (ctx != NULL) {
+        (void)bb_ctx_detach_(ctx, NULL);
+    }
+    return NULL;
+}
+
+Test(tree, what_hangs_together_below_the_bound_takes_no_stack_to_take_down)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    bool good = false;
+
+    for (unsigned i = CHAINS; i-- > 0;) {
+        for (unsigned j = 0; j < CHAIN; j++) {
+            chain[i][j] = container("link", 0x1000);
+            if (j > 0) {
+                place(chain[i][j - 1], 0, chain[i][j], 0);
+            }
+        }
+        if (i + 1 < CHAINS) {
+            link_below[i] = alias("below", chain[i + 1][0], 0, 0x1000);
+            place(chain[i][CHAIN - 1], 0, link_below[i], 0);
+        }
+        cr_assert_eq(bb_region_enable(fixture.ctx, chain[i][0], false, NULL), BB_OK);
+        map(i * 0x1000, chain[i][0], 0);
+    }
+    for (unsigned i = 1; i < CHAINS; i++) {
+        cr_assert_eq(bb_space_unmap(fixture.ctx, chain[i][0], NULL), BB_OK);
+    }
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 512 << 10);
+    cr_assert_eq(pthread_create(&thread, &attributes, take_down, &good), 0);
+    pthread_attr_destroy(&attributes);
+    pthread_join(thread, NULL);
+    cr_assert(good);
+    cr_assert_eq(chain[CHAINS - 1][CHAIN - 1]->attached, 0);
+    cr_assert_eq(bb_regions_retire_(fixture.ctx, &chain[0][0], CHAINS * CHAIN, NULL), BB_OK);
+    cr_assert_eq(bb_rcu_synchronize(fixture.ctx), BB_OK);
+    for (unsigned i = 0; i < CHAINS; i++) {
+        for (unsigned j = 0; j < CHAIN; j++) {
+            bb_region_free_(fixture.memory.heap, chain[i][j]);
+        }
+        if (link_below[i] != NULL) {
+            drop(link_below[i]);
+        }
+    }
+}
+
 Test(tree, removal_of_what_is_hidden_in_2_to_the_60_places_ends)
 {
     enum { LEVELS = 61 };
