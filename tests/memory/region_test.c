@@ -135,7 +135,7 @@ Test(region, zero_sizes_take_their_defaults)
                   "case %zu", i);
         cr_assert_eq(region->read_sizes, good_io[i].read_sizes, "case %zu", i);
         cr_assert_eq(region->write_sizes, good_io[i].write_sizes, "case %zu", i);
-        bb_region_free_(fixture.memory.heap, region);
+        fixture_remove(&fixture, region);
     }
     fixture_end(&fixture);
 }
@@ -162,7 +162,7 @@ Test(region, what_was_configured_can_be_asked_for)
     cr_assert_eq(bb_region_paths(region, &count), beyond);
     cr_assert_eq(count, 2);
     cr_assert_null(bb_region_host(region));
-    bb_region_free_(fixture.memory.heap, region);
+    fixture_remove(&fixture, region);
     fixture_end(&fixture);
 }
 
