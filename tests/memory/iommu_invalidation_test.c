@@ -397,7 +397,8 @@ Test(memory_iommu, notifiers_come_and_go_while_they_are_called, .timeout = 300)
     for (unsigned i = 0; i < HEARERS; i++) {
         hearer[i].gone = 1;
     }
-    for (uint64_t until = test_now_ns() + test_stress_ns(); test_now_ns() < until; rounds++) {
+    for (uint64_t until = test_now_ns() + test_stress_ns(); test_now_ns() < until || rounds < 200;
+         rounds++) {
         struct hearer *one = &hearer[rounds % HEARERS];
         struct bb_iommu_notifier_config config = {0x800, 0x17ff, hearer_unmapped, hearer_mapped,
                                                   one};
@@ -424,7 +425,7 @@ Test(memory_iommu, notifiers_come_and_go_while_they_are_called, .timeout = 300)
     }
     cr_assert(!failed);
     cr_assert_eq(heard_late, 0, "a notifier was called after it was gone");
-    cr_assert(rounds > 100 && heard > 0, "%" PRIu64 " rounds, %" PRIu64 " heard", rounds, heard);
+    cr_assert_gt(heard, 0, "in %" PRIu64 " rounds", rounds);
 }
 
 Test(memory_iommu, what_makes_no_sense_is_refused_with_a_reason)
