@@ -16,8 +16,9 @@
  * likewise, at less cost.
  *
  * Bounds: regions nest at most BB_DEPTH_MAX deep, aliases included, and one change may be seen in
- * at most BB_INSTANCES_MAX places and rendered in BB_RENDER_MAX steps; past these a commit is
- * refused with BB_E_LIMIT. (Aliases of aliases can multiply a region beyond all bounds.)
+ * at most BB_INSTANCES_MAX places, each of which is rendered in at most BB_RENDER_MAX steps; past
+ * these a commit is refused with BB_E_LIMIT. (Aliases of aliases can multiply a region beyond all
+ * bounds.) A removal is not refused: it may cost what the changes before it cost together.
  *
  * Threads: spaces are created by control threads and live as long as the engine. Transactions may
  * be built and committed on any thread with a context, also inside a device callback; two commits
