@@ -238,7 +238,7 @@ int bb_change_check_wrap_(const struct bb_region *region, uint64_t at, uint64_t 
                             "region '%s' of 0x%" PRIx64 " bytes at 0x%" PRIx64
                             " goes past the end of the address range; the highest place for it is "
                             "0x%" PRIx64,
-                            region->name, last + 1, at, UINT64_MAX - last);
+                            region->name, bb_last_size_(last), at, UINT64_MAX - last);
     }
     return BB_OK;
 }
@@ -375,7 +375,7 @@ static int check_swap(const struct bb_op_ *op, struct bb_error *err)
             return bb_error_set(err, BB_E_RANGE,
                                 "alias '%s' of 0x%" PRIx64 " bytes at 0x%" PRIx64
                                 " of its target goes past 2^64",
-                                region->name, op->number + 1, region->target_offset);
+                                region->name, bb_last_size_(op->number), region->target_offset);
         }
         return region->parent == NULL ? BB_OK
                                       : bb_change_check_wrap_(region, region->at, op->number, err);
@@ -384,7 +384,7 @@ static int check_swap(const struct bb_op_ *op, struct bb_error *err)
             return bb_error_set(err, BB_E_RANGE,
                                 "alias '%s' of 0x%" PRIx64 " bytes at 0x%" PRIx64
                                 " of its target goes past 2^64",
-                                region->name, region->last + 1, op->number);
+                                region->name, bb_last_size_(region->last), op->number);
         }
         return BB_OK;
     default:

@@ -379,6 +379,8 @@ struct bb_region *bb_region_alloc_(struct bb_ctx *ctx, enum bb_kind kind, const 
 int bb_region_enlist_(struct bb_ctx *ctx, struct bb_region *region, struct bb_error *err);
 /* What a size of containers and the like means: its highest offset. False for 0. */
 bool bb_size_last_(uint64_t size_bytes, uint64_t *last);
+/* And back. */
+uint64_t bb_last_size_(uint64_t last);
 
 /*
  * Makes an I/O region or a ROM device. Checks and normalises the rules. Errors as for

@@ -127,6 +127,11 @@ bool bb_size_last_(uint64_t size_bytes, uint64_t *last)
     return true;
 }
 
+uint64_t bb_last_size_(uint64_t last)
+{
+    return last == UINT64_MAX ? BB_SIZE_ALL : last + 1;
+}
+
 struct bb_region *bb_region_alloc_(struct bb_ctx *ctx, enum bb_kind kind, const char *name,
                                    uint64_t last, const struct bb_owner_ *owner,
                                    struct bb_error *err)
@@ -425,7 +430,7 @@ uint64_t bb_region_size(const struct bb_region *region)
 {
     uint64_t last = bb_load_relaxed(&region->last); /* relaxed: a figure that guards nothing */
 
-    return last == UINT64_MAX ? BB_SIZE_ALL : last + 1;
+    return bb_last_size_(last);
 }
 
 enum bb_class bb_region_class(const struct bb_region *region)

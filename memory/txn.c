@@ -324,7 +324,7 @@ static int check_resize(const struct bb_region *region, uint64_t last, struct bb
             return bb_error_set(err, BB_E_RANGE,
                                 "region '%s' can't have 0x%" PRIx64
                                 " bytes: 1 to 2^63, a multiple of its impl_min %u",
-                                region->name, last + 1, region->rules.impl_min);
+                                region->name, bb_last_size_(last), region->rules.impl_min);
         }
         return BB_OK;
     case BB_KIND_RAM:
@@ -332,7 +332,7 @@ static int check_resize(const struct bb_region *region, uint64_t last, struct bb
             return bb_error_set(err, BB_E_RANGE,
                                 "RAM '%s' can't have 0x%" PRIx64 " bytes: it was made with "
                                 "size_bytes_max 0x%" PRIx64,
-                                region->name, last + 1, region->last_max + 1);
+                                region->name, bb_last_size_(last), region->last_max + 1);
         }
         return BB_OK;
     default:

@@ -317,6 +317,26 @@ Test(tree, sizes_and_places_that_can_not_be_are_refused_with_what_would_be_right
     drop(a);
 }
 
+Test(tree, a_size_of_2_to_the_64_is_not_called_0_bytes)
+{
+    struct bb_region *box = container("box", BB_SIZE_ALL), *part = io("part", 0x10);
+    struct bb_region *window = alias("window", box, 0x1000, 0x1000);
+    struct bb_txn *txn;
+    struct bb_error err = {0};
+
+    cr_assert_eq(bb_region_place(fixture.ctx, mem->root, 1, box, 0, &err), BB_E_RANGE);
+    cr_assert_not_null(strstr(err.text, " 0xffffffffffffffff bytes"), "%s", err.text);
+    cr_assert_eq(bb_txn_begin(fixture.ctx, &txn, NULL), BB_OK);
+    cr_assert_eq(bb_txn_resize(txn, part, BB_SIZE_ALL, &err), BB_E_RANGE);
+    cr_assert_not_null(strstr(err.text, " 0xffffffffffffffff bytes"), "%s", err.text);
+    cr_assert_eq(bb_txn_resize(txn, window, BB_SIZE_ALL, NULL), BB_OK);
+    cr_assert_eq(bb_txn_commit(txn, &err), BB_E_RANGE);
+    cr_assert_not_null(strstr(err.text, " 0xffffffffffffffff bytes"), "%s", err.text);
+    drop(window);
+    drop(box);
+    drop(part);
+}
+
 Test(tree, a_nested_transaction_joins_its_parent_or_leaves_nothing)
 {
     struct bb_region *a = io("a", 0x10), *b = io("b", 0x10), *c = io("c", 0x10);
@@ -436,10 +456,6 @@ Test(tree, a_tree_deeper_than_the_bound_is_refused_where_it_would_be_shown)
     }
 }
 
-/*
- * Hidden, it may have any number of places: nothing was rendered when they were made. To look at
- * each of them would take years.
- */
 /* Chains of containers, each begun by an alias at the bottom of the one above: each was shallow
  * when it was put into the space. What hangs together by now is far deeper than the bound. */
 enum { CHAINS = 150, CHAIN = 200 };
@@ -504,6 +520,10 @@ Test(tree, what_hangs_together_below_the_bound_takes_no_stack_to_take_down)
     }
 }
 
+/*
+ * Hidden, it may have any number of places: nothing was rendered when they were made. To look at
+ * each of them would take years.
+ */
 Test(tree, removal_of_what_is_hidden_in_2_to_the_60_places_ends)
 {
     enum { LEVELS = 61 };
