@@ -11,6 +11,9 @@
  * each byte of it read once: what a device checks in its copy stays so. Aligned pieces of 8 bytes
  * are copied whole wherever both sides allow it; more is not atomic. What was written before a line
  * is set or a message sent is seen by whoever takes that interrupt.
+ *
+ * A length that a guest gave is the device's to bound: translations and aliases can lead any length
+ * to RAM, and a callback's copy or fill is one read section, which all grace periods wait for.
  */
 #ifndef BUSBAR_ENGINE_DMA_H
 #define BUSBAR_ENGINE_DMA_H
