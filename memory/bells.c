@@ -240,7 +240,7 @@ static void copy_around(void *to, const void *from, uint32_t count, uint32_t at,
     size_t skip_to = added != NULL ? 1 : 0;
     size_t skip_from = added != NULL ? 0 : 1;
 
-    if (at > 0) {
+    if (from != NULL) { /* NULL: there were none */
         memcpy(to, from, at * size);
     }
     if (added != NULL) {

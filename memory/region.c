@@ -230,8 +230,8 @@ void bb_region_free_(struct bb_heap *heap, struct bb_region *region)
 static int check_name(const char *name, void *place, const char *what, struct bb_error *err)
 {
     if (name == NULL || name[0] == '\0' || place == NULL) {
-        return bb_error_set(err, BB_E_INVAL, "%s needs a configuration with a name, and a place",
-                            what);
+        bb_error_set(err, BB_E_INVAL, "%s needs a configuration with a name, and a place", what);
+        return BB_E_INVAL; /* for clang-tidy, which can't see that it is what the call returns */
     }
     return BB_OK;
 }
@@ -363,7 +363,7 @@ int bb_region_create_io_(struct bb_ctx *ctx, const struct bb_region_config *conf
                          const struct bb_owner_ *owner, struct bb_region **region,
                          struct bb_error *err)
 {
-    struct bb_access_rules rules;
+    struct bb_access_rules rules = {0};
     int result = check_name(config != NULL ? config->name : NULL, region, "a region", err);
 
     if (result == BB_OK) {
