@@ -385,9 +385,9 @@ static int check_map_empty(struct bb_engine *engine, struct bb_error *err)
     /* Before regions: the removal of one may have been asked for and be waiting for these. */
     if (mappings > 0) {
         return bb_error_set(err, BB_E_STATE,
-                            "%zu mapping%s of guest memory are still there; bb_dma_unmap() them "
+                            "mappings of guest memory are still there: %zu; bb_dma_unmap() them "
                             "first",
-                            mappings, mappings == 1 ? "" : "s");
+                            mappings);
     }
     /* Not by bb_lock_acquire(), as for the table. */
     pthread_mutex_lock(&map->lock.mutex);

@@ -26,7 +26,9 @@
  * outermost access returns, or by another thread's commit that comes first, or, where something was
  * removed, by bb-control. One made in a read section outside callbacks is told by its thread's next
  * access, commit or detaching, or by those others. Commits are told in their order, one at a time.
- * Regions that are removed stay until their removal has been told.
+ * Regions that are removed stay until their removal has been told. Until those calls are made the
+ * mirror shows what was there before, to whoever goes by it: a processor may still reach memory
+ * through its slot that accesses no longer find, so such a commit is whole for accesses alone.
  *
  * Threads: the hooks run on the committing thread, with the map's locks held: they must not change
  * the map, make accesses or create anything in the engine. They may look, by bb_flat_each() or
