@@ -20,7 +20,7 @@
 #include "../devices/timer/hpet.h"
 #include "../devices/timer/pmtimer.h"
 
-/* --- Samples ----------------------------------------------------------------------------------*/
+/* Samples. */
 
 struct bench_samples {
     double *value;
@@ -42,7 +42,7 @@ void bench_spin_ns(uint64_t ns);
 /* A sequence that looks random and is the same in every run. */
 uint64_t bench_random(uint64_t *state);
 
-/* --- Reports ----------------------------------------------------------------------------------*/
+/* Reports. */
 
 enum bench_goal { BENCH_SHOWN, BENCH_AT_MOST, BENCH_AT_LEAST };
 
@@ -63,7 +63,7 @@ void bench_json_end(FILE *json);
 void bench_verdict(unsigned *met, unsigned *missed);
 void bench_die(const struct bb_error *err, const char *what) __attribute__((noreturn));
 
-/* --- The machine under test -------------------------------------------------------------------*/
+/* The machine under test. */
 
 enum {
     BENCH_FIELD = 1000, /* regions of the random lookup */
@@ -120,8 +120,7 @@ void bench_machine_create(struct bench_machine *machine, enum bb_lock_mode mode,
                           enum bench_devices devices);
 void bench_machine_destroy(struct bench_machine *machine);
 
-/* --- Loops: `count` accesses; each returns the nanoseconds that they took
- * ------------------------*/
+/* Loops: `count` accesses; each returns the nanoseconds that they took. */
 
 typedef int bench_read_fn(struct bb_ctx *ctx, void *opaque, uint64_t offset, unsigned size,
                           uint64_t *value);
@@ -156,7 +155,7 @@ uint64_t bench_loop_mutex_clock(pthread_mutex_t *mutex, struct bb_ctx *ctx, unsi
 uint64_t bench_loop_rwlock(pthread_rwlock_t *lock, struct bb_ctx *ctx,
                            const struct bench_access *access, unsigned count);
 
-/* --- Teams: threads that run slices of batches together ----------------------------------------*/
+/* Teams: threads that run slices of batches together. */
 
 enum { BENCH_THREADS_MAX = 64, BENCH_MODES = 3 };
 
@@ -215,8 +214,7 @@ void bench_team_slice(struct bench_team *team, unsigned threads, unsigned ms,
 size_t bench_team_collect(const struct bench_team *team, unsigned threads, unsigned accesses,
                           struct bench_samples *samples);
 
-/* --- Groups
- * -------------------------------------------------------------------------------------*/
+/* Groups. */
 
 void bench_dispatch(const struct bench_options *options);
 void bench_field(const struct bench_options *options);

@@ -20,7 +20,7 @@ enum {
 #define MANY_GPA UINT64_C(0x200000000)
 #define MANY_STRIDE UINT64_C(0x1000)
 
-/* --- Readers beside changes -------------------------------------------------------------------*/
+/* Readers beside changes. */
 
 struct traffic {
     struct bench_machine *machine;
@@ -118,7 +118,7 @@ static void readers_beside_changes(const struct bench_options *options)
     bench_machine_destroy(&machine);
 }
 
-/* --- Grace periods ----------------------------------------------------------------------------*/
+/* Grace periods. */
 
 void bench_grace(const struct bench_options *options)
 {
@@ -163,8 +163,7 @@ void bench_grace(const struct bench_options *options)
     }
 }
 
-/* --- Many changes at once
- * -----------------------------------------------------------------------*/
+/* Many changes at once. */
 
 enum { COMMIT = 2000 };
 
@@ -213,7 +212,7 @@ static void many_at_once(struct bench_machine *machine, const struct bench_optio
     bench_free(&taken);
 }
 
-/* --- One change in a large map ----------------------------------------------------------------*/
+/* One change in a large map. */
 
 void bench_map(const struct bench_options *options)
 {

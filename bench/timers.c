@@ -10,7 +10,7 @@
 enum { TIMERS = 100000, SLICE_MS = 25, BATCH = 200, THREADS = 2 };
 #define FAR_NS UINT64_C(3600000000000)
 
-/* --- The baseline -----------------------------------------------------------------------------*/
+/* The baseline. */
 
 struct heap {
     pthread_mutex_t mutex;
@@ -89,7 +89,7 @@ static void heap_cancel(struct heap *heap, uint32_t timer)
     pthread_mutex_unlock(&heap->mutex);
 }
 
-/* --- The measurement --------------------------------------------------------------------------*/
+/* The measurement. */
 
 struct bank {
     struct heap heap;

@@ -76,8 +76,7 @@ struct bb_coalescer_ {
     struct bb_ring_ *holder; /* (a) the ring with writes in it; NULL: none are left */
 };
 
-/* --- Doorbells -----------------------------------------------------------------------------------
- */
+/* Doorbells. */
 
 /* As compare_doorbells() (memory/bells.c), a write with a doorbell: 0 where it rings. */
 static int compare(const struct bb_doorbell *bell, uint64_t offset, unsigned size, uint64_t value)
@@ -156,8 +155,7 @@ bool bb_doorbell_ring_(struct bb_ectx_ *e, const struct bb_flat_ *leaf, uint64_t
     return true;
 }
 
-/* --- Taking writes -------------------------------------------------------------------------------
- */
+/* Taking writes. */
 
 /* True where [offset, offset + size) lies in one coalesced range. */
 static bool is_coalesced(const struct bb_bells_ *bells, uint64_t offset, unsigned size)
@@ -225,8 +223,7 @@ bool bb_coalesce_pending_(const struct bb_engine *engine)
     return bb_load_acquire(&engine->coalescer->holder) != NULL;
 }
 
-/* --- Making them ---------------------------------------------------------------------------------
- */
+/* Making them. */
 
 /* Makes what the holder has left. Under the mutex, in a chain that has begun. */
 static void make_locked(struct bb_ectx_ *e)
@@ -328,8 +325,7 @@ int bb_coalesced_flush(struct bb_ctx *ctx)
     return BB_OK;
 }
 
-/* --- Rings and their engine ----------------------------------------------------------------------
- */
+/* Rings and their engine. */
 
 int bb_ring_attach_(struct bb_ectx_ *e)
 {

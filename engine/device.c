@@ -47,8 +47,7 @@ void bb_waiter_wait_(struct bb_waiter_ *waiter)
     pthread_mutex_destroy(&waiter->mutex);
 }
 
-/* --- Creation ----------------------------------------------------------------------------------
- */
+/* Creation. */
 
 int bb_device_create(struct bb_ctx *ctx, const struct bb_device_config *config,
                      struct bb_device **device, struct bb_error *err)
@@ -323,8 +322,7 @@ int bb_device_adopt(struct bb_ctx *ctx, struct bb_device *device, struct bb_regi
     return result;
 }
 
-/* --- The lock and its inbox ---------------------------------------------------------------------
- */
+/* The lock and its inbox. */
 
 bool bb_device_inbox_empty_(const struct bb_device *device)
 {

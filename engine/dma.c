@@ -31,8 +31,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are copied as b
 
 enum { SECTION_BYTES = 64 << 10, WORD_BYTES = 8 };
 
-/* --- Memory -------------------------------------------------------------------------------------
- */
+/* Memory. */
 
 /* The largest access of at most 8 bytes that is aligned at `at` and no longer than `length`. */
 static inline unsigned aligned_size(uint64_t at, uint64_t length)
@@ -178,8 +177,7 @@ static int ram_part(struct bb_ectx_ *e, struct bb_transfer_ *t, uint64_t most,
     return 1;
 }
 
-/* --- The rest -----------------------------------------------------------------------------------
- */
+/* The rest. */
 
 /* Copies `length` bytes of a write from `done` on into private memory. */
 static void take_bytes(uint8_t *into, const struct bb_transfer_ *t, uint64_t length)

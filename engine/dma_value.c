@@ -13,8 +13,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied as
 
 enum { VALUE_BYTES = 8 };
 
-/* --- Values -------------------------------------------------------------------------------------
- */
+/* Values. */
 
 /* A number of `size` bytes, as it lies in memory, to what it is, or back. */
 static uint64_t reorder(uint64_t value, unsigned size, enum bb_endian endian)
@@ -122,8 +121,7 @@ int bb_dma_store(struct bb_ctx *ctx, struct bb_space *space, bb_gpa_t gpa, unsig
     return bb_dma_move_(ctx, &t);
 }
 
-/* --- Atomics ------------------------------------------------------------------------------------
- */
+/* Atomics. */
 
 struct atomic {
     struct bb_space *space;

@@ -35,8 +35,7 @@ static bb_ns_t host_now_ns(void)
     return (bb_ns_t)now.tv_sec * 1000000000u + (bb_ns_t)now.tv_nsec;
 }
 
-/* --- The gate -----------------------------------------------------------------------------------
- */
+/* The gate. */
 
 static bool external_held(const struct bb_engine *engine)
 {
@@ -142,8 +141,7 @@ void bb_busy_clear_(struct bb_ectx_ *e)
     }
 }
 
-/* --- Pause, under the control mutex --------------------------------------------------------------
- */
+/* Pause, under the control mutex. */
 
 static void set_gate(struct bb_engine *engine, bool closed)
 {

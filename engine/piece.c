@@ -58,8 +58,7 @@ struct part {
     bool counted;                /* or will be, by who makes it */
 };
 
-/* --- Counting ------------------------------------------------------------------------------------
- */
+/* Counting. */
 
 static void count_met(struct access *a)
 {
@@ -87,8 +86,7 @@ static void count_part(struct access *a, const struct part *p, int result)
     }
 }
 
-/* --- Callbacks -----------------------------------------------------------------------------------
- */
+/* Callbacks. */
 
 static int touch(const struct access *a, const struct part *p)
 {
@@ -292,8 +290,7 @@ static int nested_part(struct access *a, struct part *p)
     return result;
 }
 
-/* --- Pieces --------------------------------------------------------------------------------------
- */
+/* Pieces. */
 
 /* True where the write needs no callback now: it rang a doorbell, or waits in the ring. */
 static bool taken(const struct access *a, struct part *p, bool drained)

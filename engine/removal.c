@@ -81,8 +81,7 @@ static void settle(struct bb_ctx *ctx)
     }
 }
 
-/* --- Regions by themselves ----------------------------------------------------------------------
- */
+/* Regions by themselves. */
 
 struct region_removal {
     struct bb_pin_drain_ drain;
@@ -278,8 +277,7 @@ int bb_region_remove_wait(struct bb_ctx *ctx, struct bb_region *region, struct b
     return result;
 }
 
-/* --- Devices ------------------------------------------------------------------------------------
- */
+/* Devices. */
 
 static void device_drained(struct bb_pin_drain_ *drain)
 {

@@ -16,8 +16,7 @@
 
 #include "memory_internal.h"
 
-/* --- What a transaction may ask for --------------------------------------------------------------
- */
+/* What a transaction may ask for. */
 
 static int check_place(const struct bb_region *region, const char *what, uint64_t offset,
                        uint64_t length, struct bb_error *err)
@@ -163,8 +162,7 @@ int bb_txn_uncoalesce(struct bb_txn *txn, struct bb_region *region, uint64_t off
     return add_coalesced_op(txn, BB_OP_UNCOALESCE_, region, offset, length, err);
 }
 
-/* --- The arrays after one change -----------------------------------------------------------------
- */
+/* The arrays after one change. */
 
 /* Below 0, 0 or above 0 as `a` stands before, in the place of, or behind `b`; 0 too where one write
  * would ring both. */

@@ -132,8 +132,7 @@ Test(attrs, a_posted_write_is_made_with_those_that_it_was_posted_with)
     recorder_drop(&inner);
 }
 
-/* --- Callbacks that serve no access, in the middle of one ---------------------------------------
- */
+/* Callbacks that serve no access, in the middle of one. */
 
 static unsigned looks;
 static bool saw_some;

@@ -11,9 +11,7 @@
 TestSuite(coalesce_memory, .timeout = 60);
 TestSuite(coalesce, .init = world_setup, .fini = world_drop, .timeout = 120);
 
-/* --- When they are made
- * ---------------------------------------------------------------------------
- */
+/* When they are made. */
 
 Test(coalesce, writes_are_left_until_any_region_of_their_device_is_read)
 {
@@ -187,8 +185,7 @@ Test(coalesce, a_write_meets_what_the_map_shows_when_it_is_made)
     cr_assert_eq(bb_engine_stats(machine.ctx).unassigned_writes, 1);
 }
 
-/* --- Which writes -------------------------------------------------------------------------------
- */
+/* Which writes. */
 
 Test(coalesce, a_range_is_found_among_as_many_as_there_can_be)
 {
@@ -374,8 +371,7 @@ Test(coalesce_memory, that_runs_out_leaves_doorbells_and_ranges_as_they_were)
     close(bell.fd);
 }
 
-/* --- Order --------------------------------------------------------------------------------------
- */
+/* Order. */
 
 Test(coalesce, another_vcpus_write_comes_behind_what_was_left_before)
 {

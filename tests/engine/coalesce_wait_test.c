@@ -273,8 +273,7 @@ Test(coalesce_modes, a_maker_that_ends_in_a_callback_leaves_the_rest_to_the_next
     world_drop();
 }
 
-/* --- Classes and modes --------------------------------------------------------------------------
- */
+/* Classes and modes. */
 
 Test(coalesce_modes, hold_for_lockfree_regions_and_every_lock_mode)
 {

@@ -254,8 +254,7 @@ Test(dispatch, ports_and_memory_are_apart)
     probe_drop(&probe);
 }
 
-/* --- What failed accesses read -------------------------------------------------------------------
- */
+/* What failed accesses read. */
 
 struct fill_case {
     struct bb_fill fill;
@@ -305,8 +304,7 @@ Test(dispatch, what_failed_accesses_read_is_each_spaces_own)
     probe_drop(&probe);
 }
 
-/* --- Kinds of regions ----------------------------------------------------------------------------
- */
+/* Kinds of regions. */
 
 static void in_txn(int (*change)(struct bb_txn *txn, struct bb_region *region, bool flag,
                                  struct bb_error *err),

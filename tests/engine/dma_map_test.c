@@ -533,8 +533,7 @@ Test(dma_map, without_memory_nothing_is_mapped_and_nothing_is_kept)
     machine_drop(&meagre);
 }
 
-/* --- In callbacks -------------------------------------------------------------------------------
- */
+/* In callbacks. */
 
 static int map_in_callback(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
                            uint64_t value)
@@ -589,8 +588,7 @@ Test(dma_map, in_a_callback_a_mapping_keeps_the_order_of_what_was_posted)
     probe_drop(&bank);
 }
 
-/* --- Through translations -----------------------------------------------------------------------
- */
+/* Through translations. */
 
 static struct {
     unsigned access;

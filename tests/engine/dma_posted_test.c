@@ -457,8 +457,7 @@ Test(dma_posted, a_doorbell_is_rung_at_once_and_behind_a_posted_write_in_its_tur
     close(bell);
 }
 
-/* --- Bounds -------------------------------------------------------------------------------------
- */
+/* Bounds. */
 
 static int results[8];
 static size_t dones[8];

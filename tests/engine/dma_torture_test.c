@@ -40,9 +40,7 @@ static uint64_t random_next(uint64_t *state)
     return *state;
 }
 
-/* --- Data before its announcement (chain.c, invariant 7)
- * ------------------------------------------
- */
+/* Data before its announcement (chain.c, invariant 7). */
 
 static struct bb_line *line;
 static struct bb_source *source;
@@ -178,8 +176,7 @@ Test(dma_torture, data_is_never_older_than_a_message_or_a_pulse_that_was_seen)
     announce_drop();
 }
 
-/* --- Atomics ------------------------------------------------------------------------------------
- */
+/* Atomics. */
 
 enum {
     ATOMIC_ROUNDS = 20000,
@@ -260,9 +257,7 @@ Test(dma_torture, atomics_of_many_threads_lose_nothing_in_either_order)
     machine_drop(&machine);
 }
 
-/* --- Memory that comes and goes
- * -------------------------------------------------------------------
- */
+/* Memory that comes and goes. */
 
 enum { SLOTS = 6, SLOT_BYTES = 0x4000, SLOT_WORDS = SLOT_BYTES / 8, HELD = 4 };
 #define SLOT_GPA UINT64_C(0x10000000)
@@ -446,9 +441,7 @@ Test(dma_torture, memory_stays_under_copies_and_mappings_while_it_is_moved_and_r
     machine_drop(&machine);
 }
 
-/* --- Devices that copy to one another
- * --------------------------------------------------------------
- */
+/* Devices that copy to one another. */
 
 enum { RING = 3, PACKET = 512 };
 

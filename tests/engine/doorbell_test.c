@@ -496,8 +496,7 @@ Test(doorbell, of_a_region_of_any_class_runs_no_callback)
     }
 }
 
-/* --- Changes beside writes ----------------------------------------------------------------------
- */
+/* Changes beside writes. */
 
 enum { WRITERS_MAX = 8 };
 

@@ -11,8 +11,7 @@
 
 TestSuite(engine_iommu, .init = smmu_begin, .fini = smmu_end, .timeout = 300);
 
-/* --- Where accesses go --------------------------------------------------------------------------
- */
+/* Where accesses go. */
 
 Test(engine_iommu, each_requester_is_led_by_its_own_table)
 {
@@ -113,8 +112,7 @@ Test(engine_iommu, devices_are_reached_through_it_with_the_masters_attributes)
     probe_drop(&probe);
 }
 
-/* --- Faults -------------------------------------------------------------------------------------
- */
+/* Faults. */
 
 Test(engine_iommu, a_fault_is_what_the_access_comes_to)
 {
@@ -202,8 +200,7 @@ Test(engine_iommu, a_fault_is_told_by_a_message_at_once)
     probe_drop(&probe);
 }
 
-/* --- Translations and chains --------------------------------------------------------------------
- */
+/* Translations and chains. */
 
 Test(engine_iommu, a_device_is_translated_inside_its_callback_and_under_its_lock)
 {
@@ -395,8 +392,7 @@ Test(engine_iommu, a_table_that_leads_back_to_the_bus_ends_in_a_decode_error)
     cr_assert_eq(bb_access_read(machine.ctx, bus, PAGE - 4, &value, 8, master(1)), BB_E_DECODE);
 }
 
-/* --- Mappings, removal --------------------------------------------------------------------------
- */
+/* Mappings, removal. */
 
 struct kept {
     struct bb_dma_mapping *mapping;

@@ -184,8 +184,7 @@ Test(misuse, listeners_and_notifiers_of_another_engine_are_refused)
     machine_drop(&here);
 }
 
-/* --- Forms that block, where they must not ------------------------------------------------------
- */
+/* Forms that block, where they must not. */
 
 static struct machine blocked;
 static struct probe victim;

@@ -220,8 +220,7 @@ Test(reentry, a_table_that_leads_through_itself_is_a_fault_and_ends)
     cr_assert_eq(bb_access_read(machine.ctx, bus, 0, &byte, 1, nobody), BB_OK);
 }
 
-/* --- By several vCPUs ----------------------------------------------------------------------------
- */
+/* By several vCPUs. */
 
 static int read_next(struct bb_ctx *ctx, struct probe *probe, uint64_t offset, unsigned size,
                      uint64_t *value)

@@ -106,8 +106,7 @@ static int read_at(bb_gpa_t gpa)
 #define BOX_GPA UINT64_C(0x90000000)
 #define OTHER_GPA UINT64_C(0xa0000000)
 
-/* --- Kinds -------------------------------------------------------------------------------------
- */
+/* Kinds. */
 
 Test(regions, in_a_removed_container_are_in_no_place_and_can_be_put_into_another)
 {
@@ -173,8 +172,7 @@ Test(regions, that_are_roots_are_neither_removed_nor_adopted)
     probe_drop(&a);
 }
 
-/* --- Adoption ----------------------------------------------------------------------------------
- */
+/* Adoption. */
 
 static void count_region(void *opaque, const struct bb_region *region)
 {
@@ -267,8 +265,7 @@ Test(regions, that_were_adopted_can_be_removed_by_themselves)
     wait_done(1);
 }
 
-/* --- What removal waits for --------------------------------------------------------------------
- */
+/* What removal waits for. */
 
 static struct bb_dma_mapping *map_at(bb_gpa_t gpa)
 {
@@ -589,8 +586,7 @@ Test(regions, removed_in_their_own_callback_are_gone_after_it)
     }
 }
 
-/* --- No memory ---------------------------------------------------------------------------------
- */
+/* No memory. */
 
 static unsigned allocs_left = UINT32_MAX;
 

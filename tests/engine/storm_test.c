@@ -22,8 +22,7 @@
 
 TestSuite(storm, .timeout = 300);
 
-/* --- Readers ------------------------------------------------------------------------------------
- */
+/* Readers. */
 
 /* Maps what is there for a while: memory that is mapped stays what it was, wherever it is by now.
  */
@@ -83,8 +82,7 @@ static void read_storm(struct bb_ctx *ctx, void *arg)
     (void)bb_fetch_add_relaxed(&storm->reads, reads);
 }
 
-/* --- A listener ---------------------------------------------------------------------------------
- */
+/* A listener. */
 
 /* What it is told of exists: a name that has been freed is poison. */
 static void look_at_range(void *opaque, const struct bb_range *range)

@@ -174,8 +174,7 @@ static const struct bb_region_ops thing_ops = {.read = thing_read, .write = thin
 
 static const struct bb_device_ops thing_device_ops = {.destroy = thing_end};
 
-/* --- Writers ------------------------------------------------------------------------------------
- */
+/* Writers. */
 
 static bool ok(struct storm_thread *thread, int result, const char *what,
                const struct bb_error *err)

@@ -300,8 +300,7 @@ Test(wide, the_accept_hook_decides_with_the_size_and_the_attributes_of_the_acces
     recorder_drop(&device);
 }
 
-/* --- Nested --------------------------------------------------------------------------------------
- */
+/* Nested. */
 
 static void write_64(struct bb_ctx *ctx, struct recorder *recorder, const struct record *record)
 {
@@ -343,8 +342,7 @@ Test(wide, a_posted_write_arrives_as_the_one_access_that_it_was)
     recorder_drop(&other);
 }
 
-/* --- Behind an IOMMU -----------------------------------------------------------------------------
- */
+/* Behind an IOMMU. */
 
 static struct iommu {
     struct recorder owner;
@@ -484,8 +482,7 @@ Test(wide, a_posted_write_is_translated_when_it_is_made)
     recorder_drop(&iommu.owner);
 }
 
-/* --- Counting ------------------------------------------------------------------------------------
- */
+/* Counting. */
 
 static void add_counts(void *opaque, const char *name, const struct bb_region_counts *counts)
 {

@@ -59,8 +59,7 @@ int check_access(const char *call, int result)
     return result;
 }
 
-/* --- The program -------------------------------------------------------------------------------
- */
+/* The program. */
 
 uint64_t take(unsigned count)
 {
@@ -172,8 +171,7 @@ struct slot *free_region(void)
     return NULL;
 }
 
-/* --- Callbacks --------------------------------------------------------------------------------
- */
+/* Callbacks. */
 
 /* A step or two inside a callback. A coalesced write may be made on a thread of the engine's; the
  * program belongs to the main one. */
@@ -352,8 +350,7 @@ static int deliver(struct bb_ctx *ctx, void *opaque, uint64_t address, uint32_t 
     return ((address ^ data) & 1) != 0 ? BB_E_DEVICE : BB_OK;
 }
 
-/* --- Taking down ------------------------------------------------------------------------------
- */
+/* Taking down. */
 
 static void count_removal(void *opaque)
 {
@@ -510,8 +507,7 @@ static void settle(void)
     }
 }
 
-/* --- The engine -------------------------------------------------------------------------------
- */
+/* The engine. */
 
 static const char *world_begin(void)
 {

@@ -2,8 +2,7 @@
 /* Steps of topology.h's programs that access, copy and map. */
 #include "topology_internal.h"
 
-/* --- Accesses and DMA ---------------------------------------------------------------------------
- */
+/* Accesses and DMA. */
 
 void access_step(void)
 {

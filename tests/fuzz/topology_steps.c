@@ -7,8 +7,7 @@
 
 #include "topology_internal.h"
 
-/* --- The rest -----------------------------------------------------------------------------------
- */
+/* The rest. */
 
 static void dirty_step(void)
 {
@@ -302,8 +301,7 @@ static void bad_step(void)
     }
 }
 
-/* --- Inside something ---------------------------------------------------------------------------
- */
+/* Inside something. */
 
 static void posted(struct bb_ctx *ctx, void *opaque, uint64_t argument)
 {

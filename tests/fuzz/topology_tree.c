@@ -2,8 +2,7 @@
 /* Steps of topology.h's programs that make and remove regions, and change where they are. */
 #include "topology_internal.h"
 
-/* --- Regions -----------------------------------------------------------------------------------
- */
+/* Regions. */
 
 static int any_device(void)
 {
@@ -183,8 +182,7 @@ static uint64_t take_place(void)
     return place;
 }
 
-/* --- Transactions ------------------------------------------------------------------------------
- */
+/* Transactions. */
 
 void begin_step(void)
 {

@@ -147,8 +147,7 @@ static void drop_map(void)
     }
 }
 
-/* --- The tree -----------------------------------------------------------------------------------
- */
+/* The tree. */
 
 struct nodes {
     struct bb_tree_node node[64];
@@ -279,8 +278,7 @@ Test(memory_inspect, the_tree_is_not_walked_where_its_lock_could_not_be_waited_f
     cr_assert_eq(nodes.count, 0);
 }
 
-/* --- The flat view ------------------------------------------------------------------------------
- */
+/* The flat view. */
 
 struct ranges {
     struct bb_range range[64];
@@ -354,8 +352,7 @@ Test(memory_inspect, a_range_up_to_the_last_address_is_the_last)
     fixture_remove(&fixture, hole);
 }
 
-/* --- The dispatch structure ---------------------------------------------------------------------
- */
+/* The dispatch structure. */
 
 struct dispatch {
     size_t nodes, slots;
@@ -487,8 +484,7 @@ Test(memory_inspect, what_the_map_takes_of_the_heap_is_what_the_heap_lost)
     }
 }
 
-/* --- Text ---------------------------------------------------------------------------------------
- */
+/* Text. */
 
 struct text {
     char bytes[16384];
@@ -648,8 +644,7 @@ Test(memory_inspect, each_kind_has_a_name_and_nothing_else_has)
     }
 }
 
-/* --- While others change it ---------------------------------------------------------------------
- */
+/* While others change it. */
 
 enum { CHANGERS = 2, CHANGED = 40 };
 

@@ -9,8 +9,7 @@
 
 TestSuite(memory_iommu, .init = iommu_begin, .fini = iommu_end);
 
-/* --- Invalidation -------------------------------------------------------------------------------
- */
+/* Invalidation. */
 
 Test(memory_iommu, an_invalidation_voids_what_was_kept)
 {
@@ -191,8 +190,7 @@ Test(memory_iommu, what_is_found_was_in_the_table_since_the_last_invalidation)
     cr_assert(stats.hits > STEPS / 10 && stats.misses > 600, "%" PRIu64 " hits", stats.hits);
 }
 
-/* --- Notifiers ----------------------------------------------------------------------------------
- */
+/* Notifiers. */
 
 struct heard {
     unsigned unmapped, mapped;

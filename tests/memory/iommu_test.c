@@ -12,8 +12,7 @@
 
 TestSuite(memory_iommu, .init = iommu_begin, .fini = iommu_end);
 
-/* --- Lookup -------------------------------------------------------------------------------------
- */
+/* Lookup. */
 
 Test(memory_iommu, a_lookup_ends_where_the_leaf_or_the_hole_does)
 {
@@ -82,8 +81,7 @@ Test(memory_iommu, a_region_as_wide_as_all_addresses_has_no_end_to_wrap_at)
     fixture_remove(&fixture, wide.region);
 }
 
-/* --- Translation --------------------------------------------------------------------------------
- */
+/* Translation. */
 
 Test(memory_iommu, an_access_goes_where_its_page_leads_and_no_further)
 {
@@ -240,8 +238,7 @@ Test(memory_iommu, many_requesters_share_a_cache_and_no_translation)
     }
 }
 
-/* --- Faults -------------------------------------------------------------------------------------
- */
+/* Faults. */
 
 Test(memory_iommu, an_access_that_is_not_permitted_is_a_device_error_each_time_asked)
 {

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* --- The model -------------------------------------------------------------------------------- */
+/* The model. */
 
 struct run {
     const struct stage *stage;
@@ -193,7 +193,7 @@ void program_model(const struct stage *stage, uint8_t *arena, const struct progr
     outcome->result = refused ? BB_E_DEVICE : nothing ? BB_E_DECODE : BB_OK;
 }
 
-/* --- The engine ------------------------------------------------------------------------------- */
+/* The engine. */
 
 void program_engine(struct stage *stage, const struct program_access *access,
                     struct program_outcome *outcome)
@@ -226,7 +226,7 @@ void program_engine(struct stage *stage, const struct program_access *access,
     memcpy(outcome->call, stage->call, stage->call_count * sizeof(stage->call[0]));
 }
 
-/* --- Random accesses -------------------------------------------------------------------------- */
+/* Random accesses. */
 
 static unsigned random_size(struct random *random, bool plain)
 {

@@ -9,10 +9,7 @@
 
 #include "stage.h"
 
-/* --- What listeners are told -------------------------------------------------------------------
- *
- * A mirror of a space's view, kept as its listener is told. What can't be is noted in the mirror.
- */
+/* What listeners are told ------------------------------------------------------------------- A mirror of a space's view, kept as its listener is told. What can't be is noted in the mirror. */
 
 static void mirror_fails(struct stage_mirror *mirror, const char *what)
 {
@@ -103,8 +100,7 @@ const struct bb_listener_ops stage_mirror_ops = {.begin = mirror_begin,
                                                  .added = mirror_added,
                                                  .commit = mirror_commit};
 
-/* --- Views -------------------------------------------------------------------------------------
- */
+/* Views. */
 
 struct view {
     struct bb_range range[STAGE_RANGES_MAX];
@@ -353,8 +349,7 @@ const char *stage_compare_space(struct stage *stage, int space, bool bounds)
     return text;
 }
 
-/* --- Regions -----------------------------------------------------------------------------------
- */
+/* Regions. */
 
 struct tree_walk {
     struct stage *stage;

@@ -67,8 +67,7 @@ static void futex_wake(uint32_t *word)
     (void)syscall(SYS_futex, word, FUTEX_WAKE, 64, NULL, NULL, 0);
 }
 
-/* --- In the child: the workers ------------------------------------------------------------------
- */
+/* In the child: the workers. */
 
 static unsigned size_at(const struct bb_path_row *row)
 {
@@ -139,8 +138,7 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* --- In the child: the victim -------------------------------------------------------------------
- */
+/* In the child: the victim. */
 
 static void op_lookup(struct bb_ctx *ctx)
 {
@@ -337,8 +335,7 @@ static _Noreturn void child_main(void)
     }
 }
 
-/* --- The test -----------------------------------------------------------------------------------
- */
+/* The test. */
 
 static pid_t child;
 
