@@ -9,7 +9,10 @@
 
 #include "stage.h"
 
-/* What listeners are told ------------------------------------------------------------------- A mirror of a space's view, kept as its listener is told. What can't be is noted in the mirror. */
+/*
+ * What listeners are told. A mirror of a space's view, kept as its listener is told; what can't be
+ * is noted in the mirror.
+ */
 
 static void mirror_fails(struct stage_mirror *mirror, const char *what)
 {
