@@ -8,8 +8,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "budget.h"
 #include "program.h"
 
 enum { PROGRAMS_AN_ENGINE = 500 };
@@ -19,14 +19,6 @@ static struct program program;
 static char text[STAGE_TEXT_BYTES];
 /* What happened, to tell whether programs are worth anything. */
 static uint64_t accesses, calls, refused, split;
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static const char *wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -187,18 +179,11 @@ TestSuite(program, .init = begin, .fini = end);
 
 Test(program, callbacks_values_and_results_are_the_models, .timeout = 7200)
 {
-    const char *given = getenv("BUSBAR_SEED");
-    const char *trees = getenv("BUSBAR_TREES");
-    const char *seconds = getenv("BUSBAR_STRESS_SECONDS");
-    uint64_t most = given != NULL ? 1 : trees != NULL ? strtoull(trees, NULL, 0) : UINT64_MAX;
-    double limit = given != NULL || trees != NULL ? 1e9 : seconds != NULL ? atof(seconds) : 1.0;
-    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 24;
-    uint64_t start = now_ns(), done = 0;
+    struct budget budget = budget_begin();
+    uint64_t done = 0;
 
-    /* Said beforehand, because a crash says nothing afterwards. */
-    fprintf(stderr, "first BUSBAR_SEED=%" PRIu64 "\n", seed);
-    while (done < most && (double)(now_ns() - start) < limit * 1e9) {
-        topology_make(&program.topology, seed + done, TOPOLOGY_ANY_RULES);
+    while (budget_allows(&budget, done)) {
+        topology_make(&program.topology, budget.seed + done, TOPOLOGY_ANY_RULES);
         if (run(&program, true) != NULL) {
             report(stderr);
             cr_assert_fail("engine and model differ: see above");
@@ -212,7 +197,7 @@ Test(program, callbacks_values_and_results_are_the_models, .timeout = 7200)
     fprintf(stderr,
             "%" PRIu64 " programs, %" PRIu64 " accesses, %" PRIu64 " calls; %" PRIu64
             " accesses made several, %" PRIu64 " were refused; %.1f s\n",
-            done, accesses, calls, split, refused, (double)(now_ns() - start) / 1e9);
+            done, accesses, calls, split, refused, budget_spent_s(&budget));
     if (done >= 20) {
         cr_assert_gt(calls, accesses / 10);
         cr_assert_gt(split, accesses / 50);

@@ -8,9 +8,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../../base/bits.h"
+#include "budget.h"
 #include "stage.h"
 
 /* So many programs run on one engine, which is destroyed then and proves that nothing leaked. */
@@ -31,14 +31,6 @@ static void add_up(struct tally *tally)
     tally->compared += stage.compared;
     tally->shown += stage.shown;
     tally->codes |= stage.codes;
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Runs a program and takes down what it made. */
@@ -89,22 +81,15 @@ TestSuite(tree, .init = begin, .fini = end);
 
 Test(tree, engine_and_model_agree_at_every_boundary_of_random_trees, .timeout = 7200)
 {
-    const char *given = getenv("BUSBAR_SEED");
-    const char *trees = getenv("BUSBAR_TREES");
-    const char *seconds = getenv("BUSBAR_STRESS_SECONDS");
-    uint64_t most = given != NULL ? 1 : trees != NULL ? strtoull(trees, NULL, 0) : UINT64_MAX;
-    double limit = given != NULL || trees != NULL ? 1e9 : seconds != NULL ? atof(seconds) : 1.0;
-    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 24;
-    uint64_t start = now_ns(), done = 0;
+    struct budget budget = budget_begin();
+    uint64_t done = 0;
     struct tally tally = {0};
 
     static const int codes[] = {BB_OK,      BB_E_EXIST, BB_E_NOENT,
                                 BB_E_INVAL, BB_E_RANGE, BB_E_UNSUPPORTED};
 
-    /* Said beforehand, because a crash says nothing afterwards. */
-    fprintf(stderr, "first BUSBAR_SEED=%" PRIu64 "\n", seed);
-    while (done < most && (double)(now_ns() - start) < limit * 1e9) {
-        topology_make(&topology, seed + done, TOPOLOGY_BYTES);
+    while (budget_allows(&budget, done)) {
+        topology_make(&topology, budget.seed + done, TOPOLOGY_BYTES);
         if (run(&topology) != NULL) {
             report(&topology, stderr);
             cr_assert_fail("engine and model differ: see above");
@@ -121,7 +106,7 @@ Test(tree, engine_and_model_agree_at_every_boundary_of_random_trees, .timeout = 
             "%" PRIu64 " trees, %" PRIu64 " transactions made and %" PRIu64 " refused, %" PRIu64
             " bytes compared, %" PRIu64 " of them in a region, %.1f s\n",
             done, tally.commits, tally.refusals, tally.compared, tally.shown,
-            (double)(now_ns() - start) / 1e9);
+            budget_spent_s(&budget));
     /* Programs that are all refused, or show nothing, would prove nothing. */
     if (done >= 20) {
         cr_assert_gt(tally.commits, tally.refusals);
