@@ -442,6 +442,15 @@ int bb_dirty_start(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb
     return result;
 }
 
+static int check_logged_locked(const struct bb_dirty_client *client, struct bb_region *region,
+                               struct bb_error *err)
+{
+    if (region->removing) {
+        return is_removed(region, err);
+    }
+    return logged_locked(client, region) ? BB_OK : not_logged(client, region, err);
+}
+
 int bb_dirty_stop(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_region *region,
                   struct bb_error *err)
 {
@@ -455,11 +464,8 @@ int bb_dirty_stop(struct bb_ctx *ctx, struct bb_dirty_client *client, struct bb_
     }
     pthread_rwlock_wrlock(&map->dirty->control);
     bb_lock_acquire(ctx, &map->lock);
-    if (region->removing) {
-        result = is_removed(region, err);
-    } else if (!logged_locked(client, region)) {
-        result = not_logged(client, region, err);
-    } else {
+    result = check_logged_locked(client, region, err);
+    if (result == BB_OK) {
         log = log_stop_locked(client, region);
     }
     bb_lock_release(ctx, &map->lock);
@@ -498,11 +504,8 @@ int bb_dirty_sync_and_clear(struct bb_ctx *ctx, struct bb_dirty_client *client,
     }
     pthread_rwlock_rdlock(&map->dirty->control);
     bb_lock_acquire(ctx, &map->lock);
-    if (region->removing) {
-        result = is_removed(region, err);
-    } else if (!logged_locked(client, region)) {
-        result = not_logged(client, region, err);
-    } else {
+    result = check_logged_locked(client, region, err);
+    if (result == BB_OK) {
         result = check_range(region, offset, length, err);
     }
     if (result == BB_OK) {
